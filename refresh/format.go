@@ -1,0 +1,108 @@
+package refresh
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"text/template"
+	"time"
+)
+
+// Format is the shape in which a tool reads a token from a Secret: which keys, and what stands in them.
+type Format struct {
+	keys   []string
+	render func(Token) (map[string][]byte, error)
+}
+
+// BearerToken is what Flux reads: the key bearerToken, without a newline (source-controller does not trim).
+func BearerToken() Format {
+	return Format{keys: []string{"bearerToken"}, render: func(t Token) (map[string][]byte, error) {
+		return map[string][]byte{"bearerToken": []byte(t.Reveal())}, nil
+	}}
+}
+
+// BasicAuth writes the keys username and password. Azure DevOps takes a token as the password of any user
+// name that is not empty.
+func BasicAuth(username string) Format {
+	return Format{keys: []string{"password", "username"}, render: func(t Token) (map[string][]byte, error) {
+		return map[string][]byte{"username": []byte(username), "password": []byte(t.Reveal())}, nil
+	}}
+}
+
+// Template writes each key from a Go template (text/template, missingkey=error) over .Token, a string,
+// and .ExpiresAt, RFC 3339 in UTC. A template that does not parse, does not execute or does not use
+// .Token in any key is an error that names the key and never holds what a key would hold.
+func Template(sources map[string]string) (Format, error) {
+	if len(sources) == 0 {
+		return Format{}, errors.New("no keys: name at least one key and its template")
+	}
+	f := Format{keys: slices.Sorted(maps.Keys(sources))}
+	templates := make(map[string]*template.Template, len(sources))
+	for _, key := range f.keys {
+		t, err := template.New(key).Option("missingkey=error").Parse(sources[key])
+		if err != nil {
+			return Format{}, fmt.Errorf("key %q: %w", key, err)
+		}
+		templates[key] = t
+	}
+	f.render = func(t Token) (map[string][]byte, error) {
+		data := map[string]string{"Token": t.Reveal(), "ExpiresAt": t.Expires.UTC().Format(time.RFC3339)}
+		out := make(map[string][]byte, len(templates))
+		for key, tmpl := range templates {
+			var b strings.Builder
+			if err := tmpl.Execute(&b, data); err != nil {
+				// What text/template says can quote its data; only the key may travel.
+				return nil, fmt.Errorf("template of key %q failed", key)
+			}
+			out[key] = []byte(b.String())
+		}
+		return out, nil
+	}
+	const probe = "probe-of-the-template"
+	rendered, err := f.render(NewToken(probe, time.Time{}, time.Time{}, time.Time{}))
+	if err != nil {
+		return Format{}, err
+	}
+	uses := false
+	for key, value := range rendered {
+		if len(value) == 0 {
+			return Format{}, fmt.Errorf("key %q: it renders to nothing", key)
+		}
+		uses = uses || strings.Contains(string(value), probe)
+	}
+	if !uses {
+		return Format{}, errors.New("no key uses {{ .Token }}")
+	}
+	return f, nil
+}
+
+// Keys are the keys of the Secret that this format owns, sorted.
+func (f Format) Keys() []string { return f.keys }
+
+// Render gives the content of each key.
+func (f Format) Render(t Token) (map[string][]byte, error) { return f.render(t) }
+
+// ContentHash names what stands in the keys of a format: the first 16 hex digits of SHA-256 over each
+// key and value, in the order of the keys, each preceded by its length. It is "" when a key is
+// missing or empty.
+func (f Format) ContentHash(data map[string][]byte) string {
+	h := sha256.New()
+	for _, key := range f.keys {
+		value := data[key]
+		if len(value) == 0 {
+			return ""
+		}
+		for _, part := range [][]byte{[]byte(key), value} {
+			var n [8]byte
+			binary.BigEndian.PutUint64(n[:], uint64(len(part)))
+			h.Write(n[:])
+			h.Write(part)
+		}
+	}
+	return hex.EncodeToString(h.Sum(nil)[:8])
+}

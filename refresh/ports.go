@@ -1,0 +1,44 @@
+package refresh
+
+import (
+	"context"
+	"time"
+)
+
+// Source issues tokens. refresh/azure implements it. Safe for concurrent use.
+type Source interface {
+	// Held gives the newest token that this Source issued for key, without asking anybody. ok is false when there is none;
+	// it may have expired.
+	Held(key MintKey) (t Token, ok bool)
+	// Token gives a token whose hash is not notHash: the held one where that fits and it is alive, else a new one. When the
+	// issuer insists on the same token, that token comes back without an error. Concurrent calls for
+	// one key share one request. Errors are *Error, or the context's.
+	Token(ctx context.Context, key MintKey, notHash string) (Token, error)
+}
+
+// Store is where Secrets live. refresh/secret implements it; refreshtest has one in memory. Safe for
+// concurrent use. Errors are *Error, ErrConflict, or the context's.
+type Store interface {
+	// Watch tells observe what is there, at once and at every change, until ctx ends; it reconnects by itself
+	// and returns ctx's error. Calls of observe for one target never overlap, and never go back to an
+	// older version: answers to Apply and Settle come through it too, before those return.
+	Watch(ctx context.Context, target Target, observe func(Observed)) error
+	// Apply writes the token and all that we own, if the Secret is still the observed one.
+	Apply(ctx context.Context, target Target, observed Observed, token Token, record Record) error
+	// Settle records that the open request ended without another token, if the Secret is still the observed one. A
+	// zero RefreshAt leaves refresh-at as it is.
+	Settle(ctx context.Context, target Target, observed Observed, handled Handled, refreshAt time.Time) error
+}
+
+// Record is what is written beside the token.
+type Record struct {
+	Reason                 Reason
+	RefreshAt, RefreshedAt time.Time
+	Handled                Handled
+}
+
+// Recorder tells the people who look at a Secret (kubectl describe) what happened to it.
+type Recorder interface {
+	// Event is best effort and does not block. The note is a sentence for a person.
+	Event(name Name, uid string, warning bool, reason, note string)
+}
