@@ -413,10 +413,7 @@ func refusals(s *storeTest) {
 		s.Errorf("Apply to an immutable Secret: %v, want a *refresh.Error of class %s", err, refresh.Misconfigured)
 	}
 	s.must(s.Hands.Delete(s.ctx, s.target.Name))
-	s.create(&corev1.Secret{
-		Type: corev1.SecretTypeTLS,
-		Data: map[string][]byte{corev1.TLSCertKey: nil, corev1.TLSPrivateKeyKey: nil},
-	})
+	s.create(&corev1.Secret{Type: "example.com/theirs"})
 	s.until("a type of somebody else's", func(o refresh.Observed) bool { return o.Exists && !o.Foreign && o.Refused != "" })
 	s.must(s.Hands.Delete(s.ctx, s.target.Name))
 	s.create(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{"flux-token-refresher/suspend": "true"}}})

@@ -20,6 +20,7 @@ import (
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
+	"k8s.io/utils/clock"
 
 	"flux-token-refresher/refresh"
 )
@@ -36,7 +37,7 @@ type watch struct {
 	target  refresh.Target
 	secrets typedcorev1.SecretInterface
 	log     *slog.Logger
-	trouble string // what was said of the requests that fail; only the Reflector's goroutine uses it
+	trouble string // what was said of the requests that fail; a Reflector makes one after the other
 
 	mu      sync.Mutex // held while observe is called, so that calls never overlap
 	observe func(refresh.Observed)
@@ -44,14 +45,20 @@ type watch struct {
 	ended   bool
 }
 
-// run watches until ctx ends.
+// run watches until ctx ends. The loop is that of Reflector.Run, which would hand each failing try to the process's
+// global error handlers and log; report says the same once.
 func (w *watch) run(ctx context.Context) {
-	quiet := logr.Discard() // it would log each failing try; report says the same once
-	cache.NewReflectorWithOptions(
+	quiet := logr.Discard()
+	reflector := cache.NewReflectorWithOptions(
 		&cache.ListWatch{ListWithContextFunc: w.list, WatchFuncWithContext: w.watch},
 		&corev1.Secret{}, w,
 		cache.ReflectorOptions{Name: w.target.Name.String(), Backoff: &reconnect, Logger: &quiet},
-	).RunWithContext(klog.NewContext(ctx, quiet))
+	)
+	delay := reconnect.DelayWithReset(clock.RealClock{}, time.Minute)
+	_ = delay.Until(klog.NewContext(ctx, quiet), true, true, func(ctx context.Context) (bool, error) {
+		_ = reflector.ListAndWatchWithContext(ctx) // list and watch have reported it
+		return false, nil
+	})
 }
 
 // end makes sure that observe is not called any more.
