@@ -1,7 +1,6 @@
 package refreshtest
 
 import (
-	"bytes"
 	"slices"
 	"time"
 
@@ -88,7 +87,7 @@ func owned(s *corev1.Secret, manager string, operation metav1.ManagedFieldsOpera
 
 func decode(f *metav1.FieldsV1) *fieldpath.Set {
 	set := fieldpath.NewSet()
-	if err := set.FromJSON(bytes.NewReader(f.Raw)); err != nil {
+	if err := set.FromJSON(f.GetRawReader()); err != nil {
 		panic(err) // only what encode wrote comes here
 	}
 	return set
@@ -99,7 +98,7 @@ func encode(set *fieldpath.Set) *metav1.FieldsV1 {
 	if err != nil {
 		panic(err) // paths of strings always encode
 	}
-	return &metav1.FieldsV1{Raw: raw}
+	return metav1.NewFieldsV1(string(raw))
 }
 
 // apply merges desired into live as a forced server-side apply does: what manager applied earlier and leaves out

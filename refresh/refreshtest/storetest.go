@@ -12,7 +12,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
-	"k8s.io/utils/ptr"
 
 	"flux-token-refresher/refresh"
 )
@@ -57,10 +56,8 @@ func StoreTest(t *testing.T, newEnv func(t *testing.T) Env) {
 	} {
 		t.Run(clause.name, func(t *testing.T) {
 			t.Parallel()
-			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-			t.Cleanup(cancel)
 			env := newEnv(t)
-			clause.run(&storeTest{T: t, Env: env, ctx: ctx, target: refresh.Target{
+			clause.run(&storeTest{T: t, Env: env, target: refresh.Target{
 				Name:       refresh.Name{Namespace: env.Namespace, Name: "target"},
 				ConfigHash: refresh.Hash("configuration"),
 				Create:     true,
@@ -71,11 +68,13 @@ func StoreTest(t *testing.T, newEnv func(t *testing.T) Env) {
 	}
 }
 
+// patience is how long a clause waits for an observation.
+const patience = 30 * time.Second
+
 // storeTest is one clause under test.
 type storeTest struct {
 	*testing.T
 	Env
-	ctx    context.Context
 	target refresh.Target
 
 	mu     sync.Mutex
@@ -87,7 +86,7 @@ type storeTest struct {
 // watch starts the Watch and waits for its first word. The Watch is over when the test is.
 func (s *storeTest) watch() {
 	s.Helper()
-	ctx, cancel := context.WithCancel(s.ctx)
+	ctx, cancel := context.WithCancel(s.Context())
 	s.told = make(chan struct{})
 	first := s.told
 	done := make(chan error, 1)
@@ -100,7 +99,7 @@ func (s *storeTest) watch() {
 	})
 	select {
 	case <-first:
-	case <-s.ctx.Done():
+	case <-time.After(patience):
 		s.Fatal("the Watch told nothing")
 	}
 }
@@ -145,7 +144,7 @@ func (s *storeTest) until(what string, is func(refresh.Observed) bool) refresh.O
 		}
 		select {
 		case <-told:
-		case <-s.ctx.Done():
+		case <-time.After(patience):
 			s.Fatalf("never observed: %s; last: %+v", what, last)
 		}
 	}
@@ -166,7 +165,7 @@ func record(reason refresh.Reason) refresh.Record {
 // apply writes a token and gives what is observed as soon as that returns.
 func (s *storeTest) apply(token refresh.Token, r refresh.Record) refresh.Observed {
 	s.Helper()
-	if err := s.Store.Apply(s.ctx, s.target, s.now(), token, r); err != nil {
+	if err := s.Store.Apply(s.Context(), s.target, s.now(), token, r); err != nil {
 		s.Fatalf("Apply: %v", err)
 	}
 	return s.now()
@@ -181,7 +180,7 @@ func (s *storeTest) must(err error) {
 
 func (s *storeTest) get() *corev1.Secret {
 	s.Helper()
-	object, err := s.Hands.Get(s.ctx, s.target.Name)
+	object, err := s.Hands.Get(s.Context(), s.target.Name)
 	s.must(err)
 	return object
 }
@@ -189,12 +188,12 @@ func (s *storeTest) get() *corev1.Secret {
 func (s *storeTest) create(object *corev1.Secret) {
 	s.Helper()
 	object.Namespace, object.Name = s.target.Name.Namespace, s.target.Name.Name
-	s.must(s.Hands.Create(s.ctx, "somebody", object))
+	s.must(s.Hands.Create(s.Context(), "somebody", object))
 }
 
 func (s *storeTest) edit(change func(*corev1.Secret)) {
 	s.Helper()
-	s.must(s.Hands.Edit(s.ctx, "somebody", s.target.Name, change))
+	s.must(s.Hands.Edit(s.Context(), "somebody", s.target.Name, change))
 }
 
 func (s *storeTest) annotate(pairs ...string) {
@@ -268,7 +267,7 @@ func droppedKeyVanishes(s *storeTest) {
 	s.target.Format = refresh.BasicAuth("git")
 	s.watch()
 	o := s.apply(mint("first"), record(refresh.SecretMissing))
-	s.must(s.Store.Apply(s.ctx, bearer, o, mint("second"), record(refresh.ConfigChanged)))
+	s.must(s.Store.Apply(s.Context(), bearer, o, mint("second"), record(refresh.ConfigChanged)))
 	s.same("data", s.get().Data, map[string][]byte{"bearerToken": []byte("second")})
 	s.same("content hash by the watched format", s.now().ContentHash, "")
 }
@@ -311,7 +310,7 @@ func labels(s *storeTest) {
 	s.same("labels of a Secret that we created", s.get().Labels,
 		map[string]string{"team": "blue", "theirs": "kept", "app.kubernetes.io/managed-by": "flux-token-refresher"})
 
-	s.must(s.Hands.Delete(s.ctx, s.target.Name))
+	s.must(s.Hands.Delete(s.Context(), s.target.Name))
 	s.create(&corev1.Secret{})
 	s.until("somebody's Secret", func(o refresh.Observed) bool { return o.Exists && o.TokenHash == "" })
 	s.apply(mint("third"), record(refresh.TokenMissing))
@@ -343,7 +342,7 @@ func requests(s *storeTest) {
 	o = s.until("an event's request", open)
 	s.same("an event's request", o.Request, refresh.Request{ID: refresh.Hash("2"), About: first.TokenHash, TraceParent: traceParent})
 	handled := refresh.Handled{Request: o.Request.ID, Outcome: refresh.Superseded}
-	s.must(s.Store.Settle(s.ctx, s.target, o, handled, time.Time{}))
+	s.must(s.Store.Settle(s.Context(), s.target, o, handled, time.Time{}))
 	settled := s.now()
 	s.same("the request when Settle returned", settled.Request, refresh.Request{})
 	s.same("handled", settled.Handled, handled)
@@ -355,7 +354,7 @@ func requests(s *storeTest) {
 	s.same("its context", o.Request, refresh.Request{ID: refresh.Hash("3")})
 	handled.Request, handled.Outcome = o.Request.ID, refresh.Unchanged
 	later := o.RefreshAt.Add(time.Minute)
-	s.must(s.Store.Settle(s.ctx, s.target, o, handled, later))
+	s.must(s.Store.Settle(s.Context(), s.target, o, handled, later))
 	s.same("refresh-at", s.now().RefreshAt, later)
 
 	o = s.apply(mint("fourth"), record(refresh.RefreshDue))
@@ -371,11 +370,11 @@ func fences(s *storeTest) {
 	refuses := func(what string, observed refresh.Observed) {
 		s.Helper()
 		before := s.get()
-		if err := s.Store.Apply(s.ctx, s.target, observed, mint("third"), record(refresh.RefreshDue)); !errors.Is(err, refresh.ErrConflict) {
+		if err := s.Store.Apply(s.Context(), s.target, observed, mint("third"), record(refresh.RefreshDue)); !errors.Is(err, refresh.ErrConflict) {
 			s.Errorf("Apply to %s: %v, want ErrConflict", what, err)
 		}
 		if observed.Exists {
-			err := s.Store.Settle(s.ctx, s.target, observed, refresh.Handled{Request: "r", Outcome: refresh.Unchanged}, time.Now())
+			err := s.Store.Settle(s.Context(), s.target, observed, refresh.Handled{Request: "r", Outcome: refresh.Unchanged}, time.Now())
 			if !errors.Is(err, refresh.ErrConflict) {
 				s.Errorf("Settle on %s: %v, want ErrConflict", what, err)
 			}
@@ -384,7 +383,7 @@ func fences(s *storeTest) {
 	}
 	refuses("an older version", stale)
 	refuses("an absent Secret that is there", absent)
-	s.must(s.Hands.Delete(s.ctx, s.target.Name))
+	s.must(s.Hands.Delete(s.Context(), s.target.Name))
 	refuses("a deleted Secret", fresh)
 	s.create(&corev1.Secret{Data: map[string][]byte{"bearerToken": []byte("theirs")}})
 	refuses("a Secret that was created again", fresh)
@@ -393,7 +392,7 @@ func fences(s *storeTest) {
 func deletedIsCreatedAgain(s *storeTest) {
 	s.watch()
 	first := s.apply(mint("first"), record(refresh.SecretMissing))
-	s.must(s.Hands.Delete(s.ctx, s.target.Name))
+	s.must(s.Hands.Delete(s.Context(), s.target.Name))
 	o := s.until("the deletion", func(o refresh.Observed) bool { return !o.Exists })
 	s.same("a Secret that is gone", o, refresh.Observed{Version: o.Version})
 	again := s.apply(mint("first"), record(refresh.SecretMissing))
@@ -407,19 +406,19 @@ func deletedIsCreatedAgain(s *storeTest) {
 }
 
 func refusals(s *storeTest) {
-	s.create(&corev1.Secret{Data: map[string][]byte{"bearerToken": []byte("theirs")}, Immutable: ptr.To(true)})
+	s.create(&corev1.Secret{Data: map[string][]byte{"bearerToken": []byte("theirs")}, Immutable: new(true)})
 	s.watch()
 	if s.now().Refused == "" {
 		s.Error("an immutable Secret is not refused")
 	}
 	var e *refresh.Error
-	if err := s.Store.Apply(s.ctx, s.target, s.now(), mint("first"), record(refresh.Adopted)); !errors.As(err, &e) || e.Class != refresh.Misconfigured {
+	if err := s.Store.Apply(s.Context(), s.target, s.now(), mint("first"), record(refresh.Adopted)); !errors.As(err, &e) || e.Class != refresh.Misconfigured {
 		s.Errorf("Apply to an immutable Secret: %v, want a *refresh.Error of class %s", err, refresh.Misconfigured)
 	}
-	s.must(s.Hands.Delete(s.ctx, s.target.Name))
+	s.must(s.Hands.Delete(s.Context(), s.target.Name))
 	s.create(&corev1.Secret{Type: "example.com/theirs"})
 	s.until("a type of somebody else's", func(o refresh.Observed) bool { return o.Exists && !o.Foreign && o.Refused != "" })
-	s.must(s.Hands.Delete(s.ctx, s.target.Name))
+	s.must(s.Hands.Delete(s.Context(), s.target.Name))
 	s.create(&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{"flux-token-refresher/suspend": "true"}}})
 	s.until("a suspended Secret", func(o refresh.Observed) bool { return o.Suspended && o.Refused == "" })
 }
@@ -436,7 +435,7 @@ func order(s *storeTest) {
 	})
 	wg.Go(func() {
 		for i := range writes {
-			err := s.Store.Apply(s.ctx, s.target, s.now(), mint(string(rune('a'+i))), record(refresh.RefreshDue))
+			err := s.Store.Apply(s.Context(), s.target, s.now(), mint(string(rune('a'+i))), record(refresh.RefreshDue))
 			if err != nil && !errors.Is(err, refresh.ErrConflict) {
 				s.Errorf("Apply: %v", err)
 			}
@@ -447,7 +446,7 @@ func order(s *storeTest) {
 }
 
 func watchEnds(s *storeTest) {
-	ctx, cancel := context.WithCancel(s.ctx)
+	ctx, cancel := context.WithCancel(s.Context())
 	told := make(chan refresh.Observed, 10)
 	done := make(chan error)
 	go func() { done <- s.Store.Watch(ctx, s.target, func(o refresh.Observed) { told <- o }) }()
@@ -456,7 +455,7 @@ func watchEnds(s *storeTest) {
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		s.Errorf("Watch ended with %v, want the context's error", err)
 	}
-	s.must(s.Store.Apply(s.ctx, s.target, absent, mint("first"), record(refresh.SecretMissing)))
+	s.must(s.Store.Apply(s.Context(), s.target, absent, mint("first"), record(refresh.SecretMissing)))
 	s.watch() // the next term of leadership
 	if !s.now().Exists {
 		s.Error("the next Watch does not begin with what is there")

@@ -1,7 +1,6 @@
 package secret
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"regexp"
@@ -106,7 +105,7 @@ func owns(entry metav1.ManagedFieldsEntry, keys []string) bool {
 		return false
 	}
 	var fields fieldpath.Set
-	if err := fields.FromJSON(bytes.NewReader(entry.FieldsV1.Raw)); err != nil {
+	if err := fields.FromJSON(entry.FieldsV1.GetRawReader()); err != nil {
 		return false
 	}
 	return slices.ContainsFunc(keys, func(key string) bool {

@@ -9,7 +9,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/utils/ptr"
 
 	"flux-token-refresher/refresh"
 	"flux-token-refresher/refresh/secret"
@@ -21,7 +20,7 @@ const traceParent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 func entry(manager string, operation metav1.ManagedFieldsOperationType, second int, fields string) metav1.ManagedFieldsEntry {
 	at := metav1.NewTime(time.Date(2030, 1, 1, 12, 0, second, 0, time.UTC))
 	return metav1.ManagedFieldsEntry{
-		Manager: manager, Operation: operation, Time: &at, FieldsType: "FieldsV1", FieldsV1: &metav1.FieldsV1{Raw: []byte(fields)},
+		Manager: manager, Operation: operation, Time: &at, FieldsType: "FieldsV1", FieldsV1: metav1.NewFieldsV1(fields),
 	}
 }
 
@@ -85,8 +84,8 @@ func TestObserve(t *testing.T) {
 		{name: "suspended", format: bearer, secret: annotated(secret.Suspend, "true"), want: refresh.Observed{Suspended: true}},
 		{name: "not suspended", format: bearer, secret: annotated(secret.Suspend, "True")},
 
-		{name: "immutable", format: bearer, secret: func(s *corev1.Secret) { s.Immutable = ptr.To(true) }, refused: "immutable"},
-		{name: "said to be mutable", format: bearer, secret: func(s *corev1.Secret) { s.Immutable = ptr.To(false) }},
+		{name: "immutable", format: bearer, secret: func(s *corev1.Secret) { s.Immutable = new(true) }, refused: "immutable"},
+		{name: "said to be mutable", format: bearer, secret: func(s *corev1.Secret) { s.Immutable = new(false) }},
 		{name: "of type basic-auth", format: bearer, secret: func(s *corev1.Secret) { s.Type = corev1.SecretTypeBasicAuth }},
 		{name: "of a ServiceAccount", format: bearer, secret: func(s *corev1.Secret) { s.Type = corev1.SecretTypeServiceAccountToken }, refused: "kubernetes.io/service-account-token"},
 		{name: "of type tls", format: bearer, secret: func(s *corev1.Secret) { s.Type = corev1.SecretTypeTLS }, refused: "kubernetes.io/tls"},

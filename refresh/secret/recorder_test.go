@@ -75,7 +75,9 @@ func TestRecorderRefused(t *testing.T) {
 		recorder.Event(target.Name, "uid", false, "Refreshed", "a note")
 		synctest.Wait()
 		cancel()
-		<-done
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			t.Errorf("Run ended with %v", err)
+		}
 		if a.count() != 1 || strings.Count(log.String(), "\n") != 1 || !strings.Contains(log.String(), "level=DEBUG") || strings.Contains(log.String(), "whatever-a-server-says") {
 			t.Errorf("%d requests, want one; logged:\n%s", a.count(), log.String())
 		}

@@ -14,7 +14,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
-	"k8s.io/utils/ptr"
 
 	"flux-token-refresher/refresh"
 )
@@ -70,7 +69,7 @@ func (s *Store) Apply(ctx context.Context, target refresh.Target, observed refre
 	if err != nil {
 		return &refresh.Error{Class: refresh.Misconfigured, Text: err.Error()}
 	}
-	err = s.patch(ctx, target.Name, types.ApplyYAMLPatchType, desired, metav1.PatchOptions{FieldManager: Actor, Force: ptr.To(true)})
+	err = s.patch(ctx, target.Name, types.ApplyYAMLPatchType, desired, metav1.PatchOptions{FieldManager: Actor, Force: new(true)})
 	if err != nil {
 		return failure(ctx, "write", err)
 	}

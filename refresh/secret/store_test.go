@@ -79,10 +79,10 @@ func answer(code int, body any) (*http.Response, error) {
 }
 
 // status is an error of the API server.
-func status(code int, reason metav1.StatusReason, causes ...metav1.StatusCause) metav1.Status {
+func status(code int32, reason metav1.StatusReason, causes ...metav1.StatusCause) metav1.Status {
 	return metav1.Status{
 		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Status"},
-		Status:   metav1.StatusFailure, Code: int32(code), Reason: reason,
+		Status:   metav1.StatusFailure, Code: code, Reason: reason,
 		Message: "whatever-a-server-says",
 		Details: &metav1.StatusDetails{Causes: causes, RetryAfterSeconds: 7},
 	}
@@ -114,7 +114,10 @@ func object(version string) *corev1.Secret {
 }
 
 func event(kind string, o *corev1.Secret) string {
-	raw, _ := json.Marshal(map[string]any{"type": kind, "object": o})
+	raw, err := json.Marshal(map[string]any{"type": kind, "object": o})
+	if err != nil {
+		panic(err) // a Secret always encodes
+	}
 	return string(raw) + "\n"
 }
 
@@ -332,42 +335,38 @@ func TestWatchDuringAnOutage(t *testing.T) {
 // Errors are sentences of ours with a class; what a server says goes nowhere.
 func TestWriteFailures(t *testing.T) {
 	t.Parallel()
-	respond := func(code int, reason metav1.StatusReason, causes ...metav1.StatusCause) func(*http.Request) (*http.Response, error) {
-		return func(*http.Request) (*http.Response, error) {
-			return answer(code, status(code, reason, causes...))
-		}
-	}
 	const settle, apply = "Settle", "Apply"
 	for _, test := range []struct {
 		name    string
+		status  metav1.Status // the answer, unless respond gives another
 		respond func(*http.Request) (*http.Response, error)
 		only    string // one of the two, "" for both
 		want    refresh.Error
 		text    string
 		took    time.Duration
 	}{
-		{name: "unauthorized", respond: respond(401, metav1.StatusReasonUnauthorized),
+		{name: "unauthorized", status: status(401, metav1.StatusReasonUnauthorized),
 			want: refresh.Error{Class: refresh.Misconfigured, Code: "401", RetryAfter: 7 * time.Second}, text: "token"},
-		{name: "forbidden", respond: respond(403, metav1.StatusReasonForbidden),
+		{name: "forbidden", status: status(403, metav1.StatusReasonForbidden),
 			want: refresh.Error{Class: refresh.Misconfigured, Code: "403", RetryAfter: 7 * time.Second}, text: "config rbac"},
-		{name: "the namespace ends", respond: respond(403, metav1.StatusReasonForbidden, metav1.StatusCause{Type: corev1.NamespaceTerminatingCause}),
+		{name: "the namespace ends", status: status(403, metav1.StatusReasonForbidden, metav1.StatusCause{Type: corev1.NamespaceTerminatingCause}),
 			want: refresh.Error{Class: refresh.Unavailable, Code: "403", RetryAfter: 7 * time.Second}, text: "being deleted"},
-		{name: "no namespace", respond: respond(404, metav1.StatusReasonNotFound), only: apply,
+		{name: "no namespace", status: status(404, metav1.StatusReasonNotFound), only: apply,
 			want: refresh.Error{Class: refresh.Misconfigured, Code: "404", RetryAfter: 7 * time.Second}, text: "namespace"},
-		{name: "invalid", respond: respond(422, metav1.StatusReasonInvalid),
+		{name: "invalid", status: status(422, metav1.StatusReasonInvalid),
 			want: refresh.Error{Class: refresh.Misconfigured, Code: "422", RetryAfter: 7 * time.Second}, text: "admission policy"},
-		{name: "bad request", respond: respond(400, metav1.StatusReasonBadRequest),
+		{name: "bad request", status: status(400, metav1.StatusReasonBadRequest),
 			want: refresh.Error{Class: refresh.Misconfigured, Code: "400", RetryAfter: 7 * time.Second}, text: "does not take"},
-		{name: "throttled", respond: respond(429, metav1.StatusReasonTooManyRequests),
+		{name: "throttled", status: status(429, metav1.StatusReasonTooManyRequests),
 			want: refresh.Error{Class: refresh.Throttled, Code: "429", RetryAfter: 7 * time.Second}, text: "too many requests"},
 		{name: "throttled before anybody looked", respond: func(*http.Request) (*http.Response, error) {
 			header := http.Header{"Content-Type": {"text/plain"}, "Retry-After": {"1"}}
-			return &http.Response{StatusCode: 429, Header: header, Body: io.NopCloser(strings.NewReader("whatever-a-server-says"))}, nil
+			return &http.Response{StatusCode: http.StatusTooManyRequests, Header: header, Body: io.NopCloser(strings.NewReader("whatever-a-server-says"))}, nil
 		}, want: refresh.Error{Class: refresh.Throttled, Code: "429", RetryAfter: time.Second}, text: "too many requests"},
-		{name: "broken", respond: respond(500, metav1.StatusReasonInternalError),
+		{name: "broken", status: status(500, metav1.StatusReasonInternalError),
 			want: refresh.Error{Class: refresh.Unavailable, Code: "500", RetryAfter: 7 * time.Second}, text: "failed"},
 		{name: "a proxy's page", respond: func(*http.Request) (*http.Response, error) {
-			return &http.Response{StatusCode: 502, Header: http.Header{}, Body: io.NopCloser(strings.NewReader("whatever-a-server-says"))}, nil
+			return &http.Response{StatusCode: http.StatusBadGateway, Header: http.Header{}, Body: io.NopCloser(strings.NewReader("whatever-a-server-says"))}, nil
 		}, want: refresh.Error{Class: refresh.Unavailable, Code: "502"}, text: "failed"},
 		{name: "no connection", respond: nil,
 			want: refresh.Error{Class: refresh.Unavailable}, text: "cannot be reached"},
@@ -393,6 +392,9 @@ func TestWriteFailures(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					var a api
 					a.set(test.respond)
+					if test.status.Code != 0 {
+						a.set(func(*http.Request) (*http.Response, error) { return answer(int(test.status.Code), test.status) })
+					}
 					began := time.Now()
 					err := write(a.store(t, io.Discard), t.Context())
 					if took := time.Since(began); took != test.took {

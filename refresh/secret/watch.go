@@ -2,6 +2,7 @@ package secret
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -88,7 +89,11 @@ func (w *watch) absent(version string) { w.tell(version, refresh.Observed{Versio
 
 // Add implements cache.ReflectorStore.
 func (w *watch) Add(object any) error {
-	w.present(object.(*corev1.Secret))
+	s, ok := object.(*corev1.Secret)
+	if !ok {
+		return fmt.Errorf("the watch of %s brought a %T", w.target.Name, object)
+	}
+	w.present(s)
 	return nil
 }
 
@@ -97,7 +102,11 @@ func (w *watch) Update(object any) error { return w.Add(object) }
 
 // Delete implements cache.ReflectorStore. The object carries the resourceVersion of its deletion.
 func (w *watch) Delete(object any) error {
-	w.absent(object.(*corev1.Secret).ResourceVersion)
+	s, ok := object.(*corev1.Secret)
+	if !ok {
+		return fmt.Errorf("the watch of %s brought a %T", w.target.Name, object)
+	}
+	w.absent(s.ResourceVersion)
 	return nil
 }
 
@@ -107,7 +116,9 @@ func (w *watch) Replace(objects []any, version string) error {
 		w.absent(version)
 	}
 	for _, object := range objects {
-		w.present(object.(*corev1.Secret))
+		if err := w.Add(object); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -133,7 +144,7 @@ func (w *watch) watch(ctx context.Context, options metav1.ListOptions) (apiwatch
 	w.report(ctx, "watch", err)
 	if utilnet.IsConnectionRefused(err) || apierrors.IsTooManyRequests(err) {
 		// Of these two the Reflector knows that they pass, and waits for it with its eyes shut, beyond the end of ctx.
-		return nil, fmt.Errorf("watch %s: %v", w.target.Name, err)
+		return nil, errors.New("the API server is away or busy")
 	}
 	return events, err
 }
