@@ -68,6 +68,9 @@ type Memory struct {
 	// No request to the issuer starts before MintAfter, no write before WriteAfter, no repair before
 	// RepairAfter, no requested mint before RequestAfter.
 	MintAfter, WriteAfter, RepairAfter, RequestAfter time.Time
+	// Misconfigured tells that the last mint failed until somebody changes something. A new request is
+	// taken for the word that somebody did, and does not wait for MintAfter.
+	Misconfigured bool
 }
 
 // longestLife bounds what an annotation may claim: managed-identity endpoints issue tokens of 24 hours,
@@ -150,6 +153,9 @@ func Decide(t Target, o Observed, m Memory, p Policy, now time.Time) Decision {
 			continue
 		}
 		d := Decision{Action: Mint, Reason: c.reason, Why: why, Renews: c.kind == renewal || c.kind == request}
+		if reusable(c.reason, o, m.Held, now) {
+			d.Action = Reuse
+		}
 		notBefore := m.WriteAfter
 		switch c.kind {
 		case await:
@@ -159,18 +165,14 @@ func Decide(t Target, o Observed, m Memory, p Policy, now time.Time) Decision {
 		case request:
 			if o.Request.About != "" && o.Request.About != o.TokenHash {
 				d = Decision{Action: Supersede, Reason: c.reason, Why: "the request is about a token that is no longer there"}
-			} else if now.Before(m.RequestAfter) {
+			} else if d.Action == Mint && now.Before(m.RequestAfter) {
 				// A request that cools down stays open and holds up nothing that comes after it.
 				next = earliest(next, m.RequestAfter)
 				continue
 			}
 		}
-		if d.Action == Mint {
-			if reusable(c.reason, o, m.Held, now) {
-				d.Action = Reuse
-			} else {
-				notBefore = latest(notBefore, m.MintAfter)
-			}
+		if d.Action == Mint && (c.kind != request || !m.Misconfigured) {
+			notBefore = latest(notBefore, m.MintAfter)
 		}
 		if now.Before(notBefore) {
 			return Decision{Action: Look, Reason: c.reason, Why: why, At: notBefore}

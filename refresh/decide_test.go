@@ -138,6 +138,8 @@ func (r row) memory(t *testing.T) refresh.Memory {
 		switch key {
 		case "held":
 			m.Held = map[string]refresh.Token{"current": current, "other": other, "expired": ended}[value]
+		case "misconfigured":
+			m.Misconfigured = true
 		case "mint-after":
 			m.MintAfter = when(now, value)
 		case "write-after":

@@ -12,6 +12,7 @@ type mint struct {
 	inFlight bool
 	parked   []parked
 	failures int
+	last     Class // of the failures in a row
 	after    time.Time
 }
 
@@ -38,17 +39,19 @@ func (m *mint) end(err *Error, left time.Duration, now time.Time, u float64) []p
 	defer m.mu.Unlock()
 	if err != nil {
 		m.failures++
+		m.last = err.Class
 		m.after = now.Add(RetryDelay(err, m.failures, left, u))
 	} else {
-		m.failures = 0
+		m.failures, m.last = 0, ""
 	}
 	waiting := m.parked
 	m.inFlight, m.parked = false, nil
 	return waiting
 }
 
-func (m *mint) notBefore() time.Time {
+// remember adds to what Decide needs.
+func (m *mint) remember(memory *Memory) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.after
+	memory.MintAfter, memory.Misconfigured = m.after, m.last == Misconfigured
 }

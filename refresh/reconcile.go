@@ -20,7 +20,7 @@ func (t *term) reconcile(ctx context.Context, e *entry) {
 		return
 	}
 	m := t.mints[e.target.Mint]
-	memory.MintAfter = m.notBefore()
+	m.remember(&memory)
 	memory.Held, _ = t.Source.Held(e.target.Mint)
 
 	d := Decide(e.target, o, memory, t.Policy, time.Now())
@@ -149,7 +149,7 @@ func (t *term) minted(ctx context.Context, e *entry, o Observed, d Decision, err
 	if err != nil && ctx.Err() == nil && !errors.Is(err, errNotLeading) {
 		failure = known(err)
 	}
-	if err == nil && d.Reason == RefreshRequested {
+	if d.Reason == RefreshRequested && (err == nil || known(err).Class == Misconfigured) {
 		e.requested(now.Add(t.Policy.Cooldown))
 	}
 	for _, p := range t.mints[e.target.Mint].end(failure, o.ExpiresAt.Sub(now), now, rand.Float64()) {

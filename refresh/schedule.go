@@ -48,9 +48,12 @@ var backoffs = map[Class]struct{ first, longest time.Duration }{
 	Misconfigured: {time.Minute, 15 * time.Minute},
 }
 
+// longestDead bounds the delay once the token has ended and the other side may be back at any moment.
+const longestDead = 30 * time.Second
+
 // RetryDelay is how long to leave a failure alone: growing with the failures in a row (1, 2, …), a fifth of it given
 // to jitter (0 ≤ u < 1), no less than the other side asked for. While validity is left, two more
-// tries always fit into it, down to one a second.
+// tries always fit into it, down to one a second; when none is left, an outage is tried every longestDead.
 func RetryDelay(err *Error, failures int, left time.Duration, u float64) time.Duration {
 	b := backoffs[err.Class]
 	d := b.longest
@@ -58,6 +61,9 @@ func RetryDelay(err *Error, failures int, left time.Duration, u float64) time.Du
 		d = min(b.first<<doublings, b.longest)
 	}
 	d -= time.Duration(float64(d) / 5 * u)
+	if left <= 0 && err.Class == Unavailable {
+		d = min(d, longestDead)
+	}
 	d = max(d, err.RetryAfter)
 	if left > 0 {
 		d = min(d, max(left/3, time.Second))
