@@ -5,11 +5,13 @@ package azure_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"os"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -184,11 +186,6 @@ func TestUnreadableSecret(t *testing.T) {
 
 func TestNetwork(t *testing.T) {
 	t.Parallel()
-	closed, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	must(closed.Close())
 	mute, err := net.Listen("tcp", "127.0.0.1:0") // takes connections and hangs up
 	if err != nil {
 		t.Fatal(err)
@@ -206,7 +203,7 @@ func TestNetwork(t *testing.T) {
 	}()
 	t.Cleanup(func() { _ = mute.Close(); <-hungUp })
 	for _, c := range []struct{ name, host, says string }{
-		{"refused", closed.Addr().String(), "cannot be reached: connection refused"},
+		{"refused", deaf(t), "cannot be reached: connection refused"},
 		{"no such name", "login..invalid", "login..invalid or the proxy to it cannot be resolved"},
 		{"hung up", mute.Addr().String(), mute.Addr().String() + " or the proxy to it"},
 	} {
@@ -217,6 +214,18 @@ func TestNetwork(t *testing.T) {
 			}
 		})
 	}
+}
+
+// deaf is an address that is taken, so that nobody else gets it, and refuses connections.
+func deaf(t *testing.T) string {
+	t.Helper()
+	socket, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
+	must(err)
+	t.Cleanup(func() { must(syscall.Close(socket)) })
+	must(syscall.Bind(socket, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
+	bound, err := syscall.Getsockname(socket)
+	must(err)
+	return fmt.Sprintf("127.0.0.1:%d", bound.(*syscall.SockaddrInet4).Port)
 }
 
 // The proof is read for each mint, so that a kubelet or a person can renew it.

@@ -123,6 +123,18 @@ func TestLastToLeaveEndsTheMint(t *testing.T) {
 	})
 }
 
+func TestNoMintStartsAfterTheEnd(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		source, g := newGate(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := <-ask(ctx, source); !errors.Is(err, context.Canceled) || g.reads != 0 {
+			t.Errorf("%v after %d mints", err, g.reads)
+		}
+	})
+}
+
 func TestDefaultDeadline(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

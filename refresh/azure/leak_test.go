@@ -21,6 +21,7 @@ import (
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+	"go.uber.org/goleak"
 
 	"flux-token-refresher/refresh"
 	"flux-token-refresher/refresh/azure"
@@ -157,6 +158,7 @@ func (c child) run() {
 			fmt.Println(key, token, err)
 		}
 	}
+	must(goleak.Find()) // Entra still runs: a connection that was left open would be seen
 }
 
 func TestNothingIsLogged(t *testing.T) {
