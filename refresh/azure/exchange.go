@@ -23,7 +23,6 @@ var errTooLong = errors.New("answer too long")
 // exchange implements policy.Transporter for one mint and remembers how the last request went, which
 // azidentity's errors do not always tell (they wrap nothing).
 type exchange struct {
-	client    *http.Client
 	transport *http.Transport
 
 	host   string // that was asked
@@ -54,20 +53,14 @@ func newExchange(id Identity) (*exchange, error) {
 		}
 		transport.TLSClientConfig.RootCAs = pool
 	}
-	return &exchange{
-		transport: transport,
-		client: &http.Client{
-			Transport: transport,
-			// A redirect (307, 308) would carry the proof to wherever it points.
-			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		},
-	}, nil
+	return &exchange{transport: transport}, nil
 }
 
-// Do implements policy.Transporter.
+// Do implements policy.Transporter. It follows no redirect: a 307 would carry the proof to wherever it points. (An
+// http.Client that is told not to would rewind the body, which azcore shares, while it is still being sent.)
 func (x *exchange) Do(req *http.Request) (*http.Response, error) {
 	x.host, x.err, x.status, x.header, x.body = req.URL.Host, nil, 0, nil, nil
-	resp, err := x.client.Do(req)
+	resp, err := x.transport.RoundTrip(req)
 	if err != nil {
 		x.err = err
 		return nil, err
