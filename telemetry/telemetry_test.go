@@ -26,6 +26,8 @@ import (
 	colmetric "go.opentelemetry.io/proto/otlp/collector/metrics/v1"
 	coltrace "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	"go.uber.org/goleak"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 
 	"flux-token-refresher/telemetry"
@@ -200,10 +202,8 @@ func TestAnEndpointIsEnough(t *testing.T) {
 	}
 }
 
-// The exporters are counted by the goroutines that each has; what a test of this table does not ask for, it must not
-// have.
+// Each exporter makes one request of what one span and one collection give.
 func TestWhichExporters(t *testing.T) {
-	c := newCollector(t)
 	// A port that is taken: whoever tried to serve the prometheus exporter here would fail.
 	taken, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	if err != nil {
@@ -217,44 +217,87 @@ func TestWhichExporters(t *testing.T) {
 
 	tests := []struct {
 		name            string
-		env             map[string]string
+		env             map[string]string // COLLECTOR stands for the collector's URL
 		traces, metrics int
 	}{
 		{"nothing set", nil, 0, 0},
 		{"a protocol alone is no wish", map[string]string{"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, 0, 0},
-		{"endpoint", map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": c.URL}, 1, 1},
-		{"endpoint over gRPC", map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": "http://" + taken.Addr().String(), "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", "OTEL_METRICS_EXPORTER": "none"}, 1, 0},
-		{"endpoint of traces", map[string]string{"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": c.URL + "/v1/traces"}, 1, 0},
-		{"endpoint of metrics", map[string]string{"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": c.URL + "/v1/metrics"}, 0, 1},
-		{"none in spite of an endpoint", map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": c.URL, "OTEL_TRACES_EXPORTER": "none", "OTEL_METRICS_EXPORTER": "none"}, 0, 0},
+		{"endpoint", map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": "COLLECTOR"}, 1, 1},
+		{"endpoint of traces", map[string]string{"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "COLLECTOR/v1/traces"}, 1, 0},
+		{"endpoint of metrics", map[string]string{"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "COLLECTOR/v1/metrics"}, 0, 1},
+		{"none in spite of an endpoint", map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": "COLLECTOR", "OTEL_TRACES_EXPORTER": "none", "OTEL_METRICS_EXPORTER": "none"}, 0, 0},
 		{"prometheus is /metrics", map[string]string{"OTEL_METRICS_EXPORTER": "prometheus"}, 0, 0},
-		{"prometheus in spite of an endpoint", map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": c.URL, "OTEL_METRICS_EXPORTER": "prometheus"}, 1, 0},
-		{"lists", map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": c.URL, "OTEL_TRACES_EXPORTER": "otlp, otlp,", "OTEL_METRICS_EXPORTER": "otlp,prometheus"}, 1, 1},
-		{"disabled", map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": c.URL, "OTEL_SDK_DISABLED": "TRUE"}, 0, 0},
-		{"not disabled", map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": c.URL, "OTEL_SDK_DISABLED": "1"}, 1, 1},
+		{"prometheus in spite of an endpoint", map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": "COLLECTOR", "OTEL_METRICS_EXPORTER": "prometheus"}, 1, 0},
+		{"lists", map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": "COLLECTOR", "OTEL_TRACES_EXPORTER": "otlp, otlp,", "OTEL_METRICS_EXPORTER": "prometheus, otlp"}, 1, 1},
+		{"disabled", map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": "COLLECTOR", "OTEL_SDK_DISABLED": "TRUE"}, 0, 0},
+		{"not disabled", map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": "COLLECTOR", "OTEL_SDK_DISABLED": "1"}, 1, 1},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
+			c := newCollector(t)
 			setenv(t, map[string]string{"OTEL_EXPORTER_PROMETHEUS_HOST": host, "OTEL_EXPORTER_PROMETHEUS_PORT": port})
-			setenv(t, tt.env)
-			tel, _ := start(t, telemetry.Config{})
-			stacks := make([]byte, 1<<20)
-			all := string(stacks[:runtime.Stack(stacks, true)])
-			if got := strings.Count(all, "created by go.opentelemetry.io/otel/sdk/trace.NewBatchSpanProcessor"); got != tt.traces {
-				t.Errorf("got %d exporters of traces, want %d", got, tt.traces)
+			for name, value := range tt.env {
+				t.Setenv(name, strings.Replace(value, "COLLECTOR", c.URL, 1))
 			}
-			if got := strings.Count(all, "created by go.opentelemetry.io/otel/sdk/metric.NewPeriodicReader"); got != tt.metrics {
-				t.Errorf("got %d exporters of metrics, want %d", got, tt.metrics)
-			}
+			tel, out := start(t, telemetry.Config{})
 			for _, variable := range []string{"OTEL_TRACES_EXPORTER", "OTEL_METRICS_EXPORTER"} {
 				if got, want := os.Getenv(variable), tt.env[variable]; got != want {
 					t.Errorf("Start left %s=%q, want %q", variable, got, want)
 				}
 			}
-			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
-			defer cancel()
-			_ = tel.Shutdown(ctx) // the gRPC endpoint never answers
+			_, span := tel.TracerProvider().Tracer("test").Start(t.Context(), "refresh")
+			span.End()
+			// An exporter that nobody asked for would find nobody on localhost, and say so here or in the log.
+			if err := tel.Shutdown(t.Context()); err != nil {
+				t.Error(err)
+			}
+			if got := out.String(); got != "" {
+				t.Errorf("got log\n%swant none", got)
+			}
+			if len(c.traces) != tt.traces || len(c.metrics) != tt.metrics {
+				t.Errorf("the collector got %d requests with traces and %d with metrics, want %d and %d", len(c.traces), len(c.metrics), tt.traces, tt.metrics)
+			}
 		})
+	}
+}
+
+// grpcCollector receives traces over OTLP/gRPC.
+type grpcCollector struct {
+	coltrace.UnimplementedTraceServiceServer
+	got chan *coltrace.ExportTraceServiceRequest
+}
+
+func (c *grpcCollector) Export(_ context.Context, r *coltrace.ExportTraceServiceRequest) (*coltrace.ExportTraceServiceResponse, error) {
+	c.got <- r
+	return &coltrace.ExportTraceServiceResponse{}, nil
+}
+
+func TestGRPC(t *testing.T) {
+	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &grpcCollector{got: make(chan *coltrace.ExportTraceServiceRequest, 1)}
+	server := grpc.NewServer()
+	coltrace.RegisterTraceServiceServer(server, c)
+	var serving errgroup.Group
+	serving.Go(func() error { return server.Serve(listener) })
+	defer func() {
+		server.Stop()
+		if err := serving.Wait(); err != nil {
+			t.Error(err)
+		}
+	}()
+
+	setenv(t, map[string]string{"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://" + listener.Addr().String(), "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"})
+	tel, _ := start(t, telemetry.Config{})
+	_, span := tel.TracerProvider().Tracer("test").Start(t.Context(), "refresh")
+	span.End()
+	if err := tel.Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if name := (<-c.got).ResourceSpans[0].ScopeSpans[0].Spans[0].Name; name != "refresh" {
+		t.Errorf("got span %q, want refresh", name)
 	}
 }
 
