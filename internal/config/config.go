@@ -18,6 +18,9 @@ import (
 // maxSize is the largest file that is read, in bytes; a ConfigMap cannot hold more.
 const maxSize = 1 << 20
 
+// maxProblems is how much is said at once about a file that is something else altogether.
+const maxProblems = 100
+
 // Config is what a file says, with defaults and environment filled in.
 type Config struct {
 	// Identities are who asks for tokens, in the order of the file.
@@ -78,7 +81,7 @@ type Election struct {
 	LeaseDuration, RenewDeadline, RetryPeriod time.Duration
 }
 
-// Error is everything that is wrong with a file, in the order of its lines.
+// Error is everything that is wrong with a file (at most 100 things), in the order of its lines.
 type Error struct {
 	File     string
 	Problems []Problem

@@ -551,7 +551,7 @@ func TestPrecedence(t *testing.T) {
 			want{other, other, "https://login.microsoftonline.com/", "/f", "a/b"}},
 		"an authority of the environment": {smallest, in("AZURE_AUTHORITY_HOST=https://login.microsoftonline.us"),
 			change(func(w *want) { w.Authority = "https://login.microsoftonline.us/" })},
-		"no authority at all": {smallest, in("AZURE_AUTHORITY_HOST="), fromEnv},
+		"no authority at all":          {smallest, in("AZURE_AUTHORITY_HOST="), fromEnv},
 		"a cloud over the environment": {with(typeLine, typeLine+"    cloud: AzurePublic\n"), in("AZURE_AUTHORITY_HOST=https://a.example"), fromEnv},
 		"an authority over the environment": {with(typeLine, typeLine+"    authorityHost: https://b.example/\n"),
 			in("AZURE_AUTHORITY_HOST=https://a.example"), change(func(w *want) { w.Authority = "https://b.example/" })},
@@ -668,6 +668,17 @@ func TestLoad(t *testing.T) {
 	}
 	if _, err := config.Load(dir, in()); err == nil {
 		t.Error("a folder gives no error")
+	}
+}
+
+// TestManyProblems: a file that is something else altogether is bounded work, and bounded words.
+func TestManyProblems(t *testing.T) {
+	t.Parallel()
+	file := header + "targets: [" + strings.Repeat("a,", 10_000) + "]"
+	_, err := config.Parse("config.yaml", []byte(file), in())
+	var all *config.Error
+	if !errors.As(err, &all) || len(all.Problems) != 100 {
+		t.Fatalf("got %.100v, want an *Error with 100 problems", err)
 	}
 }
 

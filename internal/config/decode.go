@@ -54,7 +54,7 @@ func decode(data []byte, into any) (d *decoder, ok bool) {
 	} else if !errors.Is(err, io.EOF) {
 		d.syntax(err)
 	}
-	return d, root.Kind == yaml.MappingNode
+	return d, root.Kind == yaml.MappingNode && !d.full()
 }
 
 func (d *decoder) syntax(err error) {
@@ -86,8 +86,14 @@ func (d *decoder) failf(path, format string, args ...any) {
 }
 
 func (d *decoder) failAt(line int, path, format string, args ...any) {
+	if d.full() {
+		return
+	}
 	d.problems = append(d.problems, Problem{Line: line, Field: path, Text: fmt.Sprintf(format, args...)})
 }
+
+// full tells whether enough is wrong to stop looking.
+func (d *decoder) full() bool { return len(d.problems) == maxProblems }
 
 // object fills a struct; n is nil when the file does not speak of it.
 func (d *decoder) object(n *yaml.Node, path string, into reflect.Value) {
@@ -96,12 +102,12 @@ func (d *decoder) object(n *yaml.Node, path string, into reflect.Value) {
 	}
 	values := map[string]*yaml.Node{}
 	fields := fieldNames(into.Type())
-	for key, value := range d.entries(n, path) {
-		if !slices.Contains(fields, key) {
-			d.failf(join(path, key), "is not a known field; %s", suggest(key, fields))
+	for _, e := range d.entries(n, path) {
+		if !slices.Contains(fields, e.key) {
+			d.failf(join(path, e.key), "is not a known field; %s", suggest(e.key, fields))
 			continue
 		}
-		values[key] = value
+		values[e.key] = e.value
 	}
 	for i, name := range fields {
 		value, at := values[name], join(path, name)
@@ -140,6 +146,9 @@ func (d *decoder) list(n *yaml.Node, path string, into reflect.Value) {
 	}
 	into.Set(reflect.MakeSlice(into.Type(), len(n.Content), len(n.Content)))
 	for i, element := range n.Content {
+		if d.full() {
+			return
+		}
 		at := fmt.Sprintf("%s[%d]", path, i)
 		d.lines[at] = element.Line
 		d.value(element, at, into.Index(i))
@@ -149,25 +158,32 @@ func (d *decoder) list(n *yaml.Node, path string, into reflect.Value) {
 // strings fills a map of strings, whose keys the user chooses.
 func (d *decoder) strings(n *yaml.Node, path string, into reflect.Value) {
 	into.Set(reflect.MakeMap(into.Type()))
-	for key, value := range d.entries(n, path) {
-		if value.Kind != yaml.ScalarNode || value.ShortTag() != "!!str" {
-			d.failf(join(path, key), "is %s; write a string, in quotes", describe(value))
+	for _, e := range d.entries(n, path) {
+		if e.value.Kind != yaml.ScalarNode || e.value.ShortTag() != "!!str" {
+			d.failf(join(path, e.key), "is %s; write a string, in quotes", describe(e.value))
 			continue
 		}
-		into.SetMapIndex(reflect.ValueOf(key), reflect.ValueOf(value.Value))
+		into.SetMapIndex(reflect.ValueOf(e.key), reflect.ValueOf(e.value.Value))
 	}
 }
 
-// entries gives the fields of a mapping and notes their lines.
-func (d *decoder) entries(n *yaml.Node, path string) map[string]*yaml.Node {
-	out := map[string]*yaml.Node{}
+// An entry is a field of a mapping.
+type entry struct {
+	key   string
+	value *yaml.Node
+}
+
+// entries gives the fields of a mapping in their order, and notes their lines.
+func (d *decoder) entries(n *yaml.Node, path string) []entry {
 	if n == nil {
-		return out
+		return nil
 	}
 	if n.Kind != yaml.MappingNode {
 		d.failf(path, "is %s; write fields (name: value)", describe(n))
-		return out
+		return nil
 	}
+	var out []entry
+	first := map[string]int{}
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key, value := n.Content[i], n.Content[i+1]
 		if key.Kind != yaml.ScalarNode || key.ShortTag() != "!!str" {
@@ -175,12 +191,12 @@ func (d *decoder) entries(n *yaml.Node, path string) map[string]*yaml.Node {
 			continue
 		}
 		at := join(path, key.Value)
-		if _, again := out[key.Value]; again {
-			d.failAt(key.Line, at, "is set twice; it stands in line %d already", d.lines[at])
+		if line, again := first[key.Value]; again {
+			d.failAt(key.Line, at, "is set twice; it stands in line %d already", line)
 			continue
 		}
-		d.lines[at] = key.Line
-		out[key.Value] = value
+		first[key.Value], d.lines[at] = key.Line, key.Line
+		out = append(out, entry{key: key.Value, value: value})
 	}
 	return out
 }

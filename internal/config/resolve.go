@@ -233,8 +233,8 @@ func (r *resolver) labels(at string, in target) {
 	if len(in.Labels) > 0 && !in.Create {
 		r.failf(at+".labels", "only a Secret that is created here gets labels; write create: true or leave them out")
 	}
-	for key, value := range in.Labels {
-		path := join(at+".labels", key)
+	for _, key := range slices.Sorted(maps.Keys(in.Labels)) {
+		path, value := join(at+".labels", key), in.Labels[key]
 		r.kubernetes(path, key, validation.IsQualifiedName(key))
 		r.kubernetes(path, value, validation.IsValidLabelValue(value))
 		if key == managedBy {
