@@ -103,20 +103,22 @@ func (t *term) free(ctx context.Context) (*sighting, error) {
 		var expired <-chan time.Time
 		switch {
 		case s == nil:
-		case s.until.IsZero():
+		case s.until.IsZero() && s.again.IsZero():
 			return s, nil
 		case s.alive && !t.patient:
 			err := heldError{s.holder}
 			t.end(err)
 			return nil, err
-		case !time.Now().Before(s.until):
-			stands, err := t.watch.stands(ctx, s)
-			if err != nil || stands {
-				return s, err
-			}
-			continue
 		default:
-			expired = time.After(time.Until(s.until))
+			left := max(time.Until(s.until), time.Until(s.again))
+			if left <= 0 {
+				stands, err := t.watch.stands(ctx, s)
+				if err != nil || stands {
+					return s, err
+				}
+				continue
+			}
+			expired = time.After(left)
 		}
 		select {
 		case <-ctx.Done():

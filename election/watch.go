@@ -31,6 +31,9 @@ type sighting struct {
 	// until is when the holder's time is up unless it renews, by the local monotonic clock, so that clocks that disagree do no
 	// harm. The zero time: nobody holds the Lease, or this replica does.
 	until time.Time
+	// again is set when a write that built on this sighting was refused: another is under way. That takes moments;
+	// again is when to look for oneself if it never comes.
+	again time.Time
 	// alive says that the holder was seen writing, not only its name seen standing there.
 	alive bool
 }
@@ -129,15 +132,14 @@ func (w *watcher) gone(version string) {
 	if older(version, s.version) {
 		return
 	}
-	s.lease = nil
+	s.lease, s.again = nil, time.Time{}
 	if version != "" {
 		s.version = version
 	}
 	w.publish(&s)
 }
 
-// beaten takes in that another replica was faster than the sighting s, whose successor has not arrived yet. It will within
-// moments; patience is for the case that it does not.
+// beaten takes in that a write that built on s was refused. After patience it may be tried again.
 func (w *watcher) beaten(s *sighting, patience time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -145,7 +147,7 @@ func (w *watcher) beaten(s *sighting, patience time.Duration) {
 		return
 	}
 	waiting := *s
-	waiting.until = time.Now().Add(patience)
+	waiting.again = time.Now().Add(patience)
 	w.publish(&waiting)
 }
 
@@ -181,14 +183,17 @@ func (w *watcher) get(ctx context.Context) (*coordinationv1.Lease, error) {
 func (w *watcher) run(ctx context.Context) {
 	first := wait.Backoff{Duration: 50 * time.Millisecond, Factor: 2, Jitter: 0.5, Steps: 10, Cap: w.longest}
 	pause, blind := first, false
-	for ctx.Err() == nil {
-		began := time.Now()
-		opened, err := w.stream(ctx)
+	for {
+		began, opened := time.Now(), false
+		err := w.stream(ctx, func() {
+			opened = true
+			if blind {
+				w.log.Info("the Lease can be followed again")
+			}
+		})
 		switch {
 		case ctx.Err() != nil:
 			return
-		case opened && blind:
-			w.log.Info("the Lease can be followed again")
 		case !opened && !blind:
 			w.log.Warn("cannot follow the Lease", "error", err)
 		default:
@@ -205,9 +210,9 @@ func (w *watcher) run(ctx context.Context) {
 	}
 }
 
-// stream reads the Lease, then what happens to it, until the stream ends. opened says that there was a stream. An expired
+// stream reads the Lease, then what happens to it, until the stream ends; it calls opened when there is a stream. An expired
 // resourceVersion, like any other end of a stream, is mended by reading anew.
-func (w *watcher) stream(ctx context.Context) (opened bool, err error) {
+func (w *watcher) stream(ctx context.Context, opened func()) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	w.mu.Lock()
@@ -223,7 +228,7 @@ func (w *watcher) stream(ctx context.Context) (opened bool, err error) {
 	case apierrors.IsNotFound(err):
 		w.gone("")
 	default:
-		return false, err
+		return err
 	}
 
 	opening := time.AfterFunc(w.timeout, cancel)
@@ -233,8 +238,9 @@ func (w *watcher) stream(ctx context.Context) (opened bool, err error) {
 	})
 	opening.Stop()
 	if err != nil {
-		return false, err
+		return err
 	}
+	opened()
 	defer func() {
 		events.Stop()
 		for range events.ResultChan() { // until its goroutine has ended
@@ -244,12 +250,12 @@ func (w *watcher) stream(ctx context.Context) (opened bool, err error) {
 		lease, ok := event.Object.(*coordinationv1.Lease)
 		switch {
 		case !ok:
-			return true, apierrors.FromObject(event.Object)
+			return apierrors.FromObject(event.Object)
 		case event.Type == watch.Deleted:
 			w.gone(lease.ResourceVersion)
 		default:
 			w.saw(lease)
 		}
 	}
-	return true, nil
+	return nil
 }
