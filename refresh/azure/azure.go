@@ -112,14 +112,3 @@ func (id Identity) host() string {
 	}
 	return u.Host
 }
-
-// knownCloud tells whether the authority is one that azidentity may ask the public instance discovery about.
-// Any other would be unknown there.
-func (id Identity) knownCloud() bool {
-	for _, known := range []cloud.Configuration{cloud.AzurePublic, cloud.AzureChina, cloud.AzureGovernment} {
-		if u, err := url.Parse(known.ActiveDirectoryAuthorityHost); err == nil && u.Host == id.host() {
-			return true
-		}
-	}
-	return false
-}

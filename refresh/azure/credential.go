@@ -15,6 +15,11 @@ import (
 	"flux-token-refresher/refresh"
 )
 
+// skipInstanceDiscovery: each new credential would first ask login.microsoftonline.com whether it knows the authority
+// (MSAL 1.10.1, storage.Manager.Read). The configuration vouches for the authority, the public one knows nothing of
+// private clouds, and the aliases that it gives serve a cache that is thrown away.
+const skipInstanceDiscovery = true
+
 // Credential is a WorkloadIdentity or a ClientSecret.
 type Credential interface {
 	// open reads the proof and wraps it in a new credential of azidentity. The claims are those of an assertion, for
@@ -44,7 +49,7 @@ func (w WorkloadIdentity) open(_ context.Context, id Identity, options azcore.Cl
 	// failure might not be those that were sent, and does not trim it.
 	cred, err := azidentity.NewClientAssertionCredential(id.TenantID, id.ClientID,
 		func(context.Context) (string, error) { return assertion, nil },
-		&azidentity.ClientAssertionCredentialOptions{ClientOptions: options, DisableInstanceDiscovery: !id.knownCloud()})
+		&azidentity.ClientAssertionCredentialOptions{ClientOptions: options, DisableInstanceDiscovery: skipInstanceDiscovery})
 	if err != nil {
 		return nil, claims{}, id.unusable()
 	}
@@ -75,7 +80,7 @@ func (c ClientSecret) open(ctx context.Context, id Identity, options azcore.Clie
 		return nil, claims{}, id.fail(refresh.Misconfigured, "the client secret is empty")
 	}
 	cred, err := azidentity.NewClientSecretCredential(id.TenantID, id.ClientID, value,
-		&azidentity.ClientSecretCredentialOptions{ClientOptions: options, DisableInstanceDiscovery: !id.knownCloud()})
+		&azidentity.ClientSecretCredentialOptions{ClientOptions: options, DisableInstanceDiscovery: skipInstanceDiscovery})
 	if err != nil {
 		return nil, claims{}, id.unusable()
 	}
