@@ -13,7 +13,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -132,12 +131,12 @@ func Kubeconfig(config *rest.Config) ([]byte, error) {
 	})
 }
 
-// PauseAPI stops the API server's process (SIGSTOP): connections stay, nothing answers. A test that does
+// PauseAPI stands the API server's process still: connections stay, nothing answers. A test that does
 // this, or stops it, needs a Cluster of its own.
-func (c *Cluster) PauseAPI() error { return c.api.Signal(syscall.SIGSTOP) }
+func (c *Cluster) PauseAPI() error { return c.api.Pause() }
 
 // ResumeAPI ends a PauseAPI.
-func (c *Cluster) ResumeAPI() error { return c.api.Signal(syscall.SIGCONT) }
+func (c *Cluster) ResumeAPI() error { return c.api.Resume() }
 
 // StopAPI kills the API server: connections are refused until StartAPI.
 func (c *Cluster) StopAPI() error { return c.api.Kill() }

@@ -49,6 +49,17 @@ func (p *Process) Done() <-chan struct{} { return p.done }
 // Signal sends a signal; os.ErrProcessDone when the process has ended.
 func (p *Process) Signal(signal os.Signal) error { return p.command.Process.Signal(signal) }
 
+// Pause stops the process (SIGSTOP), and returns when it stands still.
+func (p *Process) Pause() error {
+	if err := p.Signal(syscall.SIGSTOP); err != nil {
+		return err
+	}
+	return waitStopped(p.PID())
+}
+
+// Resume lets a paused process go on (SIGCONT).
+func (p *Process) Resume() error { return p.Signal(syscall.SIGCONT) }
+
 // Wait gives the exit code once the process has ended, -1 when a signal ended it. The error is the context's, with what
 // was waited for.
 func (p *Process) Wait(ctx context.Context) (code int, err error) {
@@ -62,7 +73,7 @@ func (p *Process) Wait(ctx context.Context) (code int, err error) {
 
 // Stop asks the process to end (SIGTERM), kills it when ctx ends first, and returns when it has ended.
 func (p *Process) Stop(ctx context.Context) error {
-	// A stopped process (SIGSTOP) would take the SIGTERM only when it continues.
+	// A paused process takes the SIGTERM only when it goes on.
 	for _, signal := range []os.Signal{syscall.SIGTERM, syscall.SIGCONT} {
 		if err := p.Signal(signal); err != nil && !errors.Is(err, os.ErrProcessDone) {
 			return err
