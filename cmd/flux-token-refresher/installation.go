@@ -15,8 +15,6 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-
 	"flux-token-refresher/election"
 	"flux-token-refresher/internal/config"
 	"flux-token-refresher/refresh"
@@ -102,7 +100,7 @@ func (f *flags) kube() (*rest.Config, string, error) {
 		return nil, "", fmt.Errorf("kubeconfig: %w", err)
 	}
 	kube.UserAgent = "flux-token-refresher/" + versionOf().Version
-	kube.QPS = -1   // kube-apiserver's own fairness decides
+	kube.QPS = -1    // kube-apiserver's own fairness decides
 	kube.Timeout = 0 // it would end watches; every other request has its own deadline
 	return kube, namespace, nil
 }
@@ -134,25 +132,11 @@ func (i *installation) identities() []azure.Identity {
 		case config.WorkloadIdentity:
 			identities[n].Credential = azure.WorkloadIdentity{TokenFile: c.TokenFile}
 		case config.ClientSecret:
-			identities[n].Credential = azure.ClientSecret{Read: i.clientSecret(c.CredentialSecret)}
+			// Read at each mint, so that a new one counts at once.
+			identities[n].Credential = azure.ClientSecret{Read: func(ctx context.Context) (string, error) {
+				return secret.Value(ctx, i.core, c.CredentialSecret, "clientSecret")
+			}}
 		}
 	}
 	return identities
 }
-
-// clientSecret reads an application's secret each time that it is needed, so that a new one counts at once.
-func (i *installation) clientSecret(name refresh.Name) func(context.Context) (string, error) {
-	return func(ctx context.Context) (string, error) {
-		s, err := i.core.Secrets(name.Namespace).Get(ctx, name.Name, metav1.GetOptions{})
-		if err != nil {
-			return "", secret.Failure(ctx, "read", name, err)
-		}
-		value := string(s.Data[clientSecretKey])
-		if value == "" {
-			return "", &refresh.Error{Class: refresh.Misconfigured, Text: fmt.Sprintf("Secret %s has no key %s: put the application's client secret there", name, clientSecretKey)}
-		}
-		return value, nil
-	}
-}
-
-const clientSecretKey = "clientSecret"
