@@ -116,7 +116,9 @@ func TestMainJob(t *testing.T) {
 	}
 
 	other := func(than *corev1.Secret) func(*corev1.Secret) bool {
-		return func(s *corev1.Secret) bool { return good(s) && string(s.Data["bearerToken"]) != string(than.Data["bearerToken"]) }
+		return func(s *corev1.Secret) bool {
+			return good(s) && string(s.Data["bearerToken"]) != string(than.Data["bearerToken"])
+		}
 	}
 	second := awaitSecret(t, i, name, other(first))
 	if reason := second.Annotations[secret.Reason]; reason != string(refresh.RefreshDue) {
