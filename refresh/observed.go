@@ -8,6 +8,8 @@ type Observed struct {
 	Exists bool
 	// UID and Version (the resourceVersion) fence the next write.
 	UID, Version string
+	// Created tells that we created this Secret, so that its labels are ours to keep.
+	Created bool
 
 	// Suspended is the annotation suspend: "true".
 	Suspended bool

@@ -27,7 +27,7 @@ type Config struct {
 	Identities []Identity
 	// Targets are the Secrets to keep fresh, in the order of the file.
 	Targets []refresh.Target
-	Refresh Policy
+	Refresh refresh.Policy
 	// Election says how the replicas agree on a leader.
 	Election Election
 	// HealthAddress is where /healthz, /readyz and /metrics are served, as host:port.
@@ -62,18 +62,6 @@ const (
 	// ClientSecret shows a secret of the application.
 	ClientSecret IdentityType = "clientSecret"
 )
-
-// Policy says when a token is refreshed.
-type Policy struct {
-	// LifetimeFraction is how much of its life a token is used, between 0 and 1.
-	LifetimeFraction float64
-	// Jitter is the part of that by which a refresh is drawn earlier at the most, from 0 to 0.5.
-	Jitter float64
-	// MinValidity is left of a token when it is refreshed, at the least.
-	MinValidity time.Duration
-	// Cooldown lies between two requested mints of one target.
-	Cooldown time.Duration
-}
 
 // Election says how the replicas agree on a leader; the durations are those of client-go's leader election.
 type Election struct {

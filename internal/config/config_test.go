@@ -118,7 +118,7 @@ func TestSmallestFile(t *testing.T) {
 			Mint:       refresh.MintKey{Identity: "repos", Scope: devops},
 			ConfigHash: "0",
 		}},
-		Refresh: config.Policy{LifetimeFraction: 0.75, Jitter: 0.1, MinValidity: 10 * time.Minute, Cooldown: 30 * time.Second},
+		Refresh: refresh.Policy{LifetimeFraction: 0.75, Jitter: 0.1, MinValidity: 10 * time.Minute, Cooldown: 30 * time.Second},
 		Election: config.Election{
 			Lease:         refresh.Name{Namespace: "flux-system", Name: "flux-token-refresher"},
 			LeaseDuration: 15 * time.Second, RenewDeadline: 10 * time.Second, RetryPeriod: 2 * time.Second,
@@ -159,7 +159,7 @@ func TestFullForm(t *testing.T) {
 			Name: refresh.Name{Namespace: "team-a", Name: "template"},
 			Mint: refresh.MintKey{Identity: "other", Scope: devops},
 		}},
-		Refresh: config.Policy{LifetimeFraction: 0.5, MinValidity: 5 * time.Minute, Cooldown: 90 * time.Second},
+		Refresh: refresh.Policy{LifetimeFraction: 0.5, MinValidity: 5 * time.Minute, Cooldown: 90 * time.Second},
 		Election: config.Election{
 			Lease:         refresh.Name{Namespace: "tokens", Name: "leader"},
 			LeaseDuration: 30 * time.Second, RenewDeadline: 20 * time.Second, RetryPeriod: 4 * time.Second,

@@ -265,7 +265,7 @@ func configHash(id Identity, in target) string {
 	return hex.EncodeToString(sum[:8])
 }
 
-func (r *resolver) policy() Policy {
+func (r *resolver) policy() refresh.Policy {
 	p := r.file.Refresh
 	if !(p.LifetimeFraction > 0 && p.LifetimeFraction < 1) {
 		r.failf("refresh.lifetimeFraction", "is %v; write a number between 0 and 1, like 0.75", p.LifetimeFraction)
@@ -279,7 +279,7 @@ func (r *resolver) policy() Policy {
 	if p.Cooldown <= 0 || p.Cooldown > 15*time.Minute {
 		r.failf("refresh.cooldown", "is %v; write a duration of more than 0s and at most 15m", p.Cooldown)
 	}
-	return Policy{LifetimeFraction: p.LifetimeFraction, Jitter: p.Jitter, MinValidity: p.MinValidity, Cooldown: p.Cooldown}
+	return refresh.Policy{LifetimeFraction: p.LifetimeFraction, Jitter: p.Jitter, MinValidity: p.MinValidity, Cooldown: p.Cooldown}
 }
 
 func (r *resolver) election() Election {

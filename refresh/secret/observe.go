@@ -1,0 +1,150 @@
+package secret
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"regexp"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/structured-merge-diff/v6/fieldpath"
+
+	"flux-token-refresher/refresh"
+)
+
+// Observe tells what a Secret says about itself, as far as target is concerned. Everything on a Secret is input
+// that anybody may have written: what cannot be read counts as absent.
+func Observe(target refresh.Target, s *corev1.Secret) refresh.Observed {
+	return refresh.Observed{
+		Exists:       true,
+		UID:          string(s.UID),
+		Version:      s.ResourceVersion,
+		Created:      s.Labels[ManagedByLabel] == Actor,
+		Suspended:    s.Annotations[Suspend] == "true",
+		Refused:      refused(target, s),
+		Foreign:      foreign(target, s),
+		OtherManager: otherManager(target, s.ManagedFields),
+		TokenHash:    s.Annotations[TokenHash],
+		WrittenHash:  s.Annotations[ContentHash],
+		ConfigHash:   s.Annotations[ConfigHash],
+		ContentHash:  target.Format.ContentHash(s.Data),
+		ExpiresAt:    moment(s.Annotations[ExpiresAt]),
+		RefreshAt:    moment(s.Annotations[RefreshAt]),
+		RefreshedAt:  moment(s.Annotations[RefreshedAt]),
+		Request:      request(s.Annotations),
+		Handled: refresh.Handled{
+			Request: s.Annotations[HandledRequest],
+			Outcome: refresh.Outcome(s.Annotations[HandledOutcome]),
+		},
+	}
+}
+
+// moment reads RFC 3339; what does not parse is zero.
+func moment(value string) time.Time {
+	t, err := time.Parse(time.RFC3339, value)
+	if err != nil {
+		return time.Time{}
+	}
+	return t.UTC()
+}
+
+// refused says why the API server, or the Secret's real owner, would never take the token, so that none is minted
+// for nothing. Types are a list of what is allowed, because the API server itself adds foreign keys to most of the
+// others, a ServiceAccount's token among them (measured).
+func refused(target refresh.Target, s *corev1.Secret) string {
+	if s.Immutable != nil && *s.Immutable {
+		return "it is immutable: delete it, or create it again without immutable: true"
+	}
+	switch s.Type {
+	case corev1.SecretTypeOpaque, corev1.SecretTypeBasicAuth, "":
+		return ""
+	case corev1.SecretTypeDockerConfigJson:
+		if slices.Contains(target.Format.Keys(), corev1.DockerConfigJsonKey) {
+			return ""
+		}
+		return fmt.Sprintf("its type %s needs the key %s, which the target's format does not write: use a template with that key, or type Opaque",
+			s.Type, corev1.DockerConfigJsonKey)
+	default:
+		return fmt.Sprintf("its type %s belongs to something else: use a Secret of type Opaque (the type of a Secret cannot be changed)", s.Type)
+	}
+}
+
+// foreign tells that somebody else's credential stands there: a Secret without our mark whose keys, of the target or
+// of any that Flux reads a credential from, hold something.
+func foreign(target refresh.Target, s *corev1.Secret) bool {
+	if s.Annotations[TokenHash] != "" {
+		return false
+	}
+	credential := func(key string) bool { return len(s.Data[key]) > 0 }
+	return slices.ContainsFunc(target.Format.Keys(), credential) ||
+		slices.ContainsFunc([]string{"bearerToken", "username", "password"}, credential)
+}
+
+// otherManager is the field manager, other than ours, that last wrote a key of the target.
+func otherManager(target refresh.Target, entries []metav1.ManagedFieldsEntry) string {
+	var name string
+	var last time.Time
+	for _, entry := range entries {
+		// Times are whole seconds and may be missing; of equal ones the later entry wins.
+		if entry.Manager == Actor || (entry.Time != nil && entry.Time.Time.Before(last)) || !owns(entry, target.Format.Keys()) {
+			continue
+		}
+		name = entry.Manager
+		if entry.Time != nil {
+			last = entry.Time.Time
+		}
+	}
+	return name
+}
+
+// owns tells whether an entry of managedFields covers one of the keys of a Secret's data.
+func owns(entry metav1.ManagedFieldsEntry, keys []string) bool {
+	if entry.FieldsV1 == nil {
+		return false
+	}
+	var fields fieldpath.Set
+	if err := fields.FromJSON(bytes.NewReader(entry.FieldsV1.Raw)); err != nil {
+		return false
+	}
+	return slices.ContainsFunc(keys, func(key string) bool {
+		return fields.Has(fieldpath.MakePathOrDie("data", key))
+	})
+}
+
+// maxRequestContext is in bytes: an annotation that anybody may write is not parsed without a bound.
+const maxRequestContext = 1 << 10
+
+var (
+	hashForm = regexp.MustCompile(`^[0-9a-f]{16}$`)
+	// traceParentForm is the version 00 of https://www.w3.org/TR/trace-context/#traceparent-header.
+	traceParentForm = regexp.MustCompile(`^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$`)
+)
+
+// request gives the open request. Its context is taken only whole, and only when it names this very request: else
+// a context left over from an earlier request would speak for a person's.
+func request(annotations map[string]string) refresh.Request {
+	raw := annotations[Request]
+	if raw == "" || refresh.Hash(raw) == annotations[HandledRequest] {
+		return refresh.Request{}
+	}
+	open := refresh.Request{ID: refresh.Hash(raw)}
+	text := annotations[RequestContext]
+	if len(text) > maxRequestContext {
+		return open
+	}
+	var context struct {
+		Request     string `json:"request"`
+		About       string `json:"about"`
+		TraceParent string `json:"traceparent"`
+	}
+	if json.Unmarshal([]byte(text), &context) != nil || context.Request != raw ||
+		(context.About != "" && !hashForm.MatchString(context.About)) ||
+		(context.TraceParent != "" && !traceParentForm.MatchString(context.TraceParent)) {
+		return open
+	}
+	open.About, open.TraceParent = context.About, context.TraceParent
+	return open
+}

@@ -1,0 +1,231 @@
+package secret_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
+
+	"flux-token-refresher/refresh"
+	"flux-token-refresher/refresh/secret"
+)
+
+const traceParent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+// entry is one entry of managedFields that owns fields, written as JSON, at a second of an hour.
+func entry(manager string, operation metav1.ManagedFieldsOperationType, second int, fields string) metav1.ManagedFieldsEntry {
+	at := metav1.NewTime(time.Date(2030, 1, 1, 12, 0, second, 0, time.UTC))
+	return metav1.ManagedFieldsEntry{
+		Manager: manager, Operation: operation, Time: &at, FieldsType: "FieldsV1", FieldsV1: &metav1.FieldsV1{Raw: []byte(fields)},
+	}
+}
+
+func TestObserve(t *testing.T) {
+	t.Parallel()
+	bearer := refresh.BearerToken()
+	docker, err := refresh.Template(map[string]string{corev1.DockerConfigJsonKey: `{"token":"{{ .Token }}"}`})
+	if err != nil {
+		t.Fatal(err)
+	}
+	annotated := func(pairs ...string) func(*corev1.Secret) {
+		return func(s *corev1.Secret) {
+			for i := 0; i < len(pairs); i += 2 {
+				metav1.SetMetaDataAnnotation(&s.ObjectMeta, pairs[i], pairs[i+1])
+			}
+		}
+	}
+	// requested is a Secret with the request "7" and a context.
+	requested := func(context string) func(*corev1.Secret) {
+		return annotated(secret.Request, "7", secret.RequestContext, context)
+	}
+	open := refresh.Request{ID: refresh.Hash("7")}
+	const data = `{"f:data":{".":{},"f:bearerToken":{}}}`
+
+	for _, test := range []struct {
+		name   string
+		format refresh.Format
+		secret func(*corev1.Secret)
+		want   refresh.Observed
+		// refused is a part of Observed.Refused, whose sentences are not contract.
+		refused string
+	}{
+		{name: "an empty Secret", format: bearer, secret: func(*corev1.Secret) {}, want: refresh.Observed{}},
+		{
+			name: "what we wrote", format: bearer,
+			secret: func(s *corev1.Secret) {
+				s.Labels = map[string]string{secret.ManagedByLabel: secret.Actor}
+				s.Data = map[string][]byte{"bearerToken": []byte("token")}
+				annotated(
+					secret.ExpiresAt, "2030-01-01T13:00:00Z", secret.RefreshAt, "2030-01-01T12:45:00Z", secret.RefreshedAt, "2030-01-01T14:00:00+02:00",
+					secret.TokenHash, "t", secret.ContentHash, "w", secret.ConfigHash, "c",
+					secret.HandledRequest, "h", secret.HandledOutcome, "Refreshed",
+				)(s)
+			},
+			want: refresh.Observed{
+				Created: true, TokenHash: "t", WrittenHash: "w", ConfigHash: "c",
+				ContentHash: bearer.ContentHash(map[string][]byte{"bearerToken": []byte("token")}),
+				ExpiresAt:   time.Date(2030, 1, 1, 13, 0, 0, 0, time.UTC),
+				RefreshAt:   time.Date(2030, 1, 1, 12, 45, 0, 0, time.UTC),
+				RefreshedAt: time.Date(2030, 1, 1, 12, 0, 0, 0, time.UTC),
+				Handled:     refresh.Handled{Request: "h", Outcome: refresh.Refreshed},
+			},
+		},
+		{
+			name: "times that are none", format: bearer,
+			secret: annotated(secret.ExpiresAt, "tomorrow", secret.RefreshAt, "1893456000", secret.RefreshedAt, "2030-01-01 12:00:00Z"),
+		},
+		{name: "managed by something else", format: bearer, secret: func(s *corev1.Secret) {
+			s.Labels = map[string]string{secret.ManagedByLabel: "Helm"}
+		}},
+		{name: "suspended", format: bearer, secret: annotated(secret.Suspend, "true"), want: refresh.Observed{Suspended: true}},
+		{name: "not suspended", format: bearer, secret: annotated(secret.Suspend, "True")},
+
+		{name: "immutable", format: bearer, secret: func(s *corev1.Secret) { s.Immutable = ptr.To(true) }, refused: "immutable"},
+		{name: "said to be mutable", format: bearer, secret: func(s *corev1.Secret) { s.Immutable = ptr.To(false) }},
+		{name: "of type basic-auth", format: bearer, secret: func(s *corev1.Secret) { s.Type = corev1.SecretTypeBasicAuth }},
+		{name: "of a ServiceAccount", format: bearer, secret: func(s *corev1.Secret) { s.Type = corev1.SecretTypeServiceAccountToken }, refused: "kubernetes.io/service-account-token"},
+		{name: "of type tls", format: bearer, secret: func(s *corev1.Secret) { s.Type = corev1.SecretTypeTLS }, refused: "kubernetes.io/tls"},
+		{name: "of an unknown type", format: bearer, secret: func(s *corev1.Secret) { s.Type = "example.com/x" }, refused: "example.com/x"},
+		{name: "a registry's, without its key", format: bearer, secret: func(s *corev1.Secret) { s.Type = corev1.SecretTypeDockerConfigJson }, refused: ".dockerconfigjson"},
+		{name: "a registry's, with its key", format: docker, secret: func(s *corev1.Secret) { s.Type = corev1.SecretTypeDockerConfigJson }},
+
+		{
+			name: "somebody's credential in our key", format: docker,
+			secret: func(s *corev1.Secret) { s.Data = map[string][]byte{corev1.DockerConfigJsonKey: []byte("{}")} },
+			want: refresh.Observed{
+				Foreign: true, ContentHash: docker.ContentHash(map[string][]byte{corev1.DockerConfigJsonKey: []byte("{}")}),
+			},
+		},
+		{
+			name: "somebody's password beside our key", format: bearer,
+			secret: func(s *corev1.Secret) { s.Data = map[string][]byte{"password": []byte("x"), "bearerToken": {}} },
+			want:   refresh.Observed{Foreign: true},
+		},
+		{name: "keys that hold nothing", format: bearer, secret: func(s *corev1.Secret) {
+			s.Data = map[string][]byte{"password": {}, "username": nil, "ca.crt": []byte("x")}
+		}},
+		{
+			name: "a password beside what is ours", format: bearer,
+			secret: func(s *corev1.Secret) {
+				s.Data = map[string][]byte{"password": []byte("x")}
+				annotated(secret.TokenHash, "t")(s)
+			},
+			want: refresh.Observed{TokenHash: "t"},
+		},
+
+		{
+			name: "the last other manager of a key", format: bearer,
+			secret: func(s *corev1.Secret) {
+				s.ManagedFields = []metav1.ManagedFieldsEntry{
+					entry("second", metav1.ManagedFieldsOperationApply, 2, data),
+					entry("first", metav1.ManagedFieldsOperationUpdate, 1, data),
+					entry(secret.Actor, metav1.ManagedFieldsOperationApply, 9, data),
+					entry("elsewhere", metav1.ManagedFieldsOperationUpdate, 9, `{"f:data":{"f:ca.crt":{}},"f:metadata":{"f:annotations":{"f:bearerToken":{}}}}`),
+				}
+			},
+			want: refresh.Observed{OtherManager: "second"},
+		},
+		{
+			name: "managers without a time or of the same second", format: bearer,
+			secret: func(s *corev1.Secret) {
+				timeless := entry("timeless", metav1.ManagedFieldsOperationUpdate, 0, data)
+				timeless.Time = nil
+				s.ManagedFields = []metav1.ManagedFieldsEntry{
+					timeless,
+					entry("first", metav1.ManagedFieldsOperationUpdate, 1, data),
+					entry("second", metav1.ManagedFieldsOperationUpdate, 1, data),
+				}
+			},
+			want: refresh.Observed{OtherManager: "second"},
+		},
+		{
+			name: "managedFields that cannot be read", format: bearer,
+			secret: func(s *corev1.Secret) {
+				empty := entry("empty", metav1.ManagedFieldsOperationUpdate, 1, "")
+				empty.FieldsV1 = nil
+				s.ManagedFields = []metav1.ManagedFieldsEntry{empty, entry("broken", metav1.ManagedFieldsOperationUpdate, 1, `{"f:data":`)}
+			},
+		},
+
+		{name: "a request", format: bearer, secret: annotated(secret.Request, "7"), want: refresh.Observed{Request: open}},
+		{name: "an empty request", format: bearer, secret: annotated(secret.Request, "")},
+		{
+			name: "a handled request", format: bearer,
+			secret: annotated(secret.Request, "7", secret.HandledRequest, refresh.Hash("7")),
+			want:   refresh.Observed{Handled: refresh.Handled{Request: refresh.Hash("7")}},
+		},
+		{
+			name: "a request after a handled one", format: bearer,
+			secret: annotated(secret.Request, "7", secret.HandledRequest, refresh.Hash("6")),
+			want:   refresh.Observed{Request: open, Handled: refresh.Handled{Request: refresh.Hash("6")}},
+		},
+		{
+			name: "a request with its context", format: bearer,
+			secret: requested(`{"request":"7","about":"0123456789abcdef","traceparent":"` + traceParent + `","verdict":"auth-failure","more":[1]}`),
+			want:   refresh.Observed{Request: refresh.Request{ID: open.ID, About: "0123456789abcdef", TraceParent: traceParent}},
+		},
+		{name: "a context of nothing", format: bearer, secret: requested(`{"request":"7"}`), want: refresh.Observed{Request: open}},
+		{name: "a context without a request", format: bearer, secret: annotated(secret.RequestContext, `{"request":""}`)},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			s := &corev1.Secret{
+				ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "target", UID: "uid", ResourceVersion: "5"},
+				Type:       corev1.SecretTypeOpaque,
+			}
+			test.secret(s)
+			got := secret.Observe(refresh.Target{Format: test.format}, s)
+			if (got.Refused == "") != (test.refused == "") || !strings.Contains(got.Refused, test.refused) {
+				t.Errorf("refused: %q, want something about %q", got.Refused, test.refused)
+			}
+			want := test.want
+			want.Exists, want.UID, want.Version, want.Refused = true, "uid", "5", got.Refused
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("-want +got:\n%s", diff)
+			}
+		})
+	}
+}
+
+// A context is input that anybody may write: what is not exactly right is no context, and the request stays open.
+func TestObserveMalformedRequestContext(t *testing.T) {
+	t.Parallel()
+	whole := func(request, about, traceParent string) string {
+		return fmt.Sprintf(`{"request":%q,"about":%q,"traceparent":%q}`, request, about, traceParent)
+	}
+	const about = "0123456789abcdef"
+	for name, context := range map[string]string{
+		"of another request":          whole("8", about, traceParent),
+		"of no request":               whole("", about, traceParent),
+		"named by its hash":           whole(refresh.Hash("7"), about, traceParent),
+		"not JSON":                    "request=7",
+		"cut off":                     whole("7", about, traceParent)[:80],
+		"followed by more":            whole("7", about, traceParent) + "{}",
+		"a list":                      "[" + whole("7", about, traceParent) + "]",
+		"a number for the request":    `{"request":7,"about":"` + about + `"}`,
+		"longer than 1 KiB":           whole("7", about, traceParent) + strings.Repeat(" ", 1<<10),
+		"about a short hash":          whole("7", about[:15], traceParent),
+		"about a long hash":           whole("7", about+"0", traceParent),
+		"about no hash":               whole("7", "ghijklmnopqrstuv", traceParent),
+		"about a hash with a newline": whole("7", about+"\n", traceParent),
+		"a traceparent cut off":       whole("7", about, traceParent[:54]),
+		"a traceparent of version ff": whole("7", about, "ff"+traceParent[2:]),
+		"a traceparent that is code":  whole("7", about, "<script>"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{
+				secret.Request: "7", secret.RequestContext: context,
+			}}}
+			got := secret.Observe(refresh.Target{Format: refresh.BearerToken()}, s).Request
+			if want := (refresh.Request{ID: refresh.Hash("7")}); got != want {
+				t.Errorf("%s gives %+v, want %+v", context, got, want)
+			}
+		})
+	}
+}
