@@ -2,6 +2,7 @@ package rbac_test
 
 import (
 	"fmt"
+	"os"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -93,6 +94,27 @@ election: {lease: leases/leader}`,
 	}
 }
 
+// TestManifests: what the base of deploy/kustomize grants is what config rbac prints for its configuration.
+func TestManifests(t *testing.T) {
+	t.Parallel()
+	const base = "../../deploy/kustomize/base/"
+	c, err := config.Load(base+"config.yaml", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := rbac.YAML(rbac.Objects(c, types.NamespacedName{Namespace: "flux-system", Name: "flux-token-refresher"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(base + "rbac.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), string(got)); diff != "" {
+		t.Errorf("rbac.yaml (-want +got)\n%s", diff)
+	}
+}
+
 // TestYAML holds the whole of the text that people apply.
 func TestYAML(t *testing.T) {
 	t.Parallel()
@@ -173,8 +195,8 @@ metadata:
 spec:
   failurePolicy: Fail
   matchConditions:
-  - expression: request.userInfo.username == 'system:serviceaccount:' + 'tokens' +
-      ':' + 'refresher'
+  - expression: request.userInfo.username.startsWith('system:serviceaccount:') &&
+      request.userInfo.username.endsWith(':' + 'refresher')
     name: account
   matchConstraints:
     resourceRules:
