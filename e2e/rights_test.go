@@ -18,7 +18,6 @@ import (
 	authorizationv1 "k8s.io/api/authorization/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
-	eventsv1 "k8s.io/api/events/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -81,7 +80,7 @@ func newRights(ctx context.Context, t *testing.T, change func([]rbacv1.PolicyRul
 	for _, object := range objects {
 		err = errors.Join(err, create(ctx, admin, object))
 	}
-	_, e := admin.EventsV1().Events(namespace).Create(ctx, r.event("told"), metav1.CreateOptions{})
+	_, e := admin.CoreV1().Events(namespace).Create(ctx, r.event("told"), metav1.CreateOptions{})
 	if err := errors.Join(err, e); err != nil {
 		t.Fatal(err)
 	}
@@ -171,11 +170,11 @@ var operations = []operation{
 		return err
 	}},
 	{"tell an Event", func(ctx context.Context, r *rights) error {
-		_, err := r.client.EventsV1().Events(r.namespace).Create(ctx, r.event("new"), metav1.CreateOptions{})
+		_, err := r.client.CoreV1().Events(r.namespace).Create(ctx, r.event("new"), metav1.CreateOptions{})
 		return err
 	}},
 	{"tell an Event again", func(ctx context.Context, r *rights) error {
-		_, err := r.client.EventsV1().Events(r.namespace).Patch(ctx, "told", types.StrategicMergePatchType,
+		_, err := r.client.CoreV1().Events(r.namespace).Patch(ctx, "told", types.StrategicMergePatchType,
 			[]byte(`{"series":{"count":2,"lastObservedTime":"2026-01-01T00:00:00.000000Z"}}`), metav1.PatchOptions{})
 		return err
 	}},
@@ -388,12 +387,11 @@ func (r *rights) apply(ctx context.Context, name string, body []byte) error {
 	return err
 }
 
-func (r *rights) event(name string) *eventsv1.Event {
-	return &eventsv1.Event{
+func (r *rights) event(name string) *corev1.Event {
+	return &corev1.Event{
 		ObjectMeta: metav1.ObjectMeta{Namespace: r.namespace, Name: name},
-		EventTime:  metav1.NowMicro(), ReportingController: "e2e", ReportingInstance: "e2e",
-		Action: "Refresh", Reason: "Refreshed", Type: corev1.EventTypeNormal,
-		Regarding: corev1.ObjectReference{APIVersion: "v1", Kind: "Secret", Namespace: r.namespace, Name: "kept"},
+		Reason:     "Refreshed", Type: corev1.EventTypeNormal,
+		InvolvedObject: corev1.ObjectReference{APIVersion: "v1", Kind: "Secret", Namespace: r.namespace, Name: "kept"},
 	}
 }
 

@@ -110,7 +110,7 @@ func (n *need) rules() []rbacv1.PolicyRule {
 	named("", "secrets", n.read, "get")
 	if len(n.kept) > 0 {
 		// What happened to a Secret is told beside it. An Event's name is not known before.
-		all("events.k8s.io", "events", "create", "patch")
+		all("", "events", "create", "patch")
 	}
 	if n.lease != "" {
 		named("coordination.k8s.io", "leases", []string{n.lease}, "get", "watch", "update")

@@ -37,7 +37,7 @@ identities: [{name: repos, type: workloadIdentity}]
 targets: [{secret: tokens/pull, identity: repos}]`,
 			want: map[string][]string{"tokens": {
 				"[list watch patch] [] [secrets] [pull]",
-				"[create patch] [events.k8s.io] [events] []",
+				"[create patch] [] [events] []",
 				"[get watch update] [coordination.k8s.io] [leases] [flux-token-refresher]",
 				"[create] [coordination.k8s.io] [leases] []",
 			}},
@@ -66,12 +66,12 @@ election: {lease: leases/leader}`,
 					"[list watch patch] [] [secrets] [pull push]",
 					"[create] [] [secrets] [push]",
 					"[get] [] [secrets] [two]",
-					"[create patch] [events.k8s.io] [events] []",
+					"[create patch] [] [events] []",
 				},
 				"team-b": {
 					"[list watch patch] [] [secrets] [push]",
 					"[create] [] [secrets] [push]",
-					"[create patch] [events.k8s.io] [events] []",
+					"[create patch] [] [events] []",
 				},
 			},
 		},
@@ -151,7 +151,7 @@ rules:
   verbs:
   - create
 - apiGroups:
-  - events.k8s.io
+  - ""
   resources:
   - events
   verbs:
