@@ -1,5 +1,10 @@
 package refresh
 
+import (
+	"fmt"
+	"time"
+)
+
 // Reason is why a reconciliation does something, or why it waits.
 type Reason string
 
@@ -25,3 +30,202 @@ const (
 	// RefreshDue: the time to refresh has come, or what the annotations say of it cannot be true.
 	RefreshDue Reason = "RefreshDue"
 )
+
+// Action is what a Decision asks for.
+type Action string
+
+const (
+	// Look again at Decision.At; until then all is well, or it is too early to try again.
+	Look Action = "look"
+	// Await a change of the Secret; nothing else can help.
+	Await Action = "await"
+	// Reuse the token that is held: write it, mint nothing.
+	Reuse Action = "reuse"
+	// Mint a token that is not the one with Observed.TokenHash, then write it.
+	Mint Action = "mint"
+	// Supersede the open request: it is about a token that is no longer there.
+	Supersede Action = "supersede"
+)
+
+// Decision is what to do about one target.
+type Decision struct {
+	Action Action
+	// Reason is "" when the token is good.
+	Reason Reason
+	// Why says it in a sentence for a person.
+	Why string
+	// Renews tells that the Secret is sound and the token itself is to go, for Reuse and Mint.
+	Renews bool
+	// At is when to look again, for Look alone.
+	At time.Time
+}
+
+// Memory is what a leader knows of a target beside the Secret. It starts empty with each term, which costs one
+// mint at the most.
+type Memory struct {
+	// Held is the token that the source issued last for this target's MintKey; zero when there is none.
+	Held Token
+	// No request to the issuer starts before MintAfter, no write before WriteAfter, no repair before
+	// RepairAfter, no requested mint before RequestAfter.
+	MintAfter, WriteAfter, RepairAfter, RequestAfter time.Time
+	// Misconfigured tells that the last mint failed until somebody changes something. A new request is
+	// taken for the word that somebody did, and does not wait for MintAfter.
+	Misconfigured bool
+}
+
+// longestLife bounds what an annotation may claim: managed-identity endpoints issue tokens of 24 hours,
+// nobody issues longer ones. An expiry or a refresh beyond it was not written by us.
+const longestLife = 25 * time.Hour
+
+// kind says how a check's reason is acted upon.
+type kind int
+
+const (
+	await   kind = iota // only the Secret can change it
+	repair              // the held token will do, as long as it lives; repeated ones are paced
+	renewal             // a token other than the one that stands there
+	request             // a renewal that somebody asked for; repeated ones cool down
+)
+
+type facts struct {
+	t      Target
+	o      Observed
+	within time.Duration
+	now    time.Time
+}
+
+// checks are tried in this order; the first that finds something wrong decides. Each returns a sentence, or "".
+var checks = []struct {
+	reason Reason
+	kind   kind
+	wrong  func(facts) string
+}{
+	{SecretMissing, await, func(f facts) string {
+		return when(!f.o.Exists && !f.t.Create, "the Secret does not exist and the target does not say create: true")
+	}},
+	{SecretMissing, repair, func(f facts) string {
+		return when(!f.o.Exists, "the Secret does not exist")
+	}},
+	{Suspended, await, func(f facts) string {
+		return when(f.o.Suspended, "the Secret is annotated suspend: \"true\"")
+	}},
+	{Refused, await, func(f facts) string { return f.o.Refused }},
+	{Adopted, repair, func(f facts) string {
+		return when(f.o.Foreign, "a credential that is not ours stands in the Secret")
+	}},
+	{ConfigChanged, repair, func(f facts) string {
+		return when(f.o.TokenHash != "" && f.o.ConfigHash != f.t.ConfigHash,
+			"the Secret was written for another configuration of the target")
+	}},
+	{TokenMissing, repair, func(f facts) string {
+		return when(f.o.ContentHash == "", "a key of the target is missing or empty")
+	}},
+	{TokenAltered, repair, func(f facts) string {
+		return when(f.o.ContentHash != f.o.WrittenHash, "what stands in the Secret is not what was written")
+	}},
+	{TokenExpired, repair, func(f facts) string {
+		if f.o.ExpiresAt.IsZero() || f.now.Before(f.o.ExpiresAt) {
+			return ""
+		}
+		return "the token ended at " + f.o.ExpiresAt.UTC().Format(time.RFC3339)
+	}},
+	{RefreshRequested, request, func(f facts) string {
+		return when(f.o.Request.Open(), "a refresh was requested")
+	}},
+	{RefreshDue, repair, func(f facts) string { return implausible(f.o, f.now) }},
+	{RefreshDue, renewal, func(f facts) string {
+		at := f.o.RefreshAt.Add(-f.within)
+		if f.now.Before(at) {
+			return ""
+		}
+		return "the token was to be refreshed from " + f.o.RefreshAt.UTC().Format(time.RFC3339)
+	}},
+}
+
+// Decide says what to do about a target: pure, and blind to what caused the look. docs/decisions.md has the table
+// that its tests run.
+func Decide(t Target, o Observed, m Memory, p Policy, now time.Time) Decision {
+	next := earliest(o.RefreshAt.Add(-p.Within), o.ExpiresAt)
+	f := facts{t: t, o: o, within: p.Within, now: now}
+	for _, c := range checks {
+		why := c.wrong(f)
+		if why == "" {
+			continue
+		}
+		d := Decision{Action: Mint, Reason: c.reason, Why: why, Renews: c.kind == renewal || c.kind == request}
+		if reusable(c.reason, o, m.Held, now) {
+			d.Action = Reuse
+		}
+		notBefore := m.WriteAfter
+		switch c.kind {
+		case await:
+			return Decision{Action: Await, Reason: c.reason, Why: why}
+		case repair:
+			notBefore = latest(notBefore, m.RepairAfter)
+		case request:
+			if o.Request.About != "" && o.Request.About != o.TokenHash {
+				d = Decision{Action: Supersede, Reason: c.reason, Why: "the request is about a token that is no longer there"}
+			} else if d.Action == Mint && now.Before(m.RequestAfter) {
+				// A request that cools down stays open and holds up nothing that comes after it.
+				next = earliest(next, m.RequestAfter)
+				continue
+			}
+		}
+		if d.Action == Mint && (c.kind != request || !m.Misconfigured) {
+			notBefore = latest(notBefore, m.MintAfter)
+		}
+		if now.Before(notBefore) {
+			return Decision{Action: Look, Reason: c.reason, Why: why, At: notBefore}
+		}
+		return d
+	}
+	return Decision{Action: Look, Why: "the token is good", At: next}
+}
+
+// reusable tells whether the held token settles a reason: any live one puts right what somebody did to the
+// Secret; where the token itself has to go, it must be another one than that.
+func reusable(r Reason, o Observed, held Token, now time.Time) bool {
+	if !held.Alive(now) {
+		return false
+	}
+	switch r {
+	case SecretMissing, Adopted, ConfigChanged, TokenMissing, TokenAltered:
+		return true
+	default:
+		return held.Hash != o.TokenHash
+	}
+}
+
+// implausible tells what cannot be true of the times on the Secret. They are input like any other: whoever may
+// patch the Secret could otherwise put a refresh off for ever.
+func implausible(o Observed, now time.Time) string {
+	limit := earliest(o.RefreshedAt, now).Add(longestLife)
+	switch {
+	case o.ExpiresAt.IsZero() || o.RefreshAt.IsZero() || o.RefreshedAt.IsZero():
+		return "expires-at, refresh-at or refreshed-at is missing or is no time"
+	case o.ExpiresAt.After(limit) || o.RefreshAt.After(limit):
+		return fmt.Sprintf("expires-at or refresh-at lies more than %s ahead", longestLife)
+	}
+	return ""
+}
+
+func when(wrong bool, why string) string {
+	if wrong {
+		return why
+	}
+	return ""
+}
+
+func earliest(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
+func latest(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}

@@ -117,7 +117,7 @@ func (s *Source) mint(key refresh.MintKey, sent time.Time) (refresh.Token, error
 		if s.RefreshIn > 0 {
 			refreshOn = sent.Add(s.RefreshIn)
 		}
-		t = refresh.NewToken(fmt.Sprintf("token %d of %s", len(s.mints)+1, key), sent, sent.Add(lifetime), refreshOn)
+		t = refresh.NewToken(fmt.Sprintf("token %d of %s at %d", len(s.mints)+1, key, sent.UnixNano()), sent, sent.Add(lifetime), refreshOn)
 	}
 	s.held[key] = t
 	s.mints = append(s.mints, Mint{At: sent, Key: key, Token: t})

@@ -166,7 +166,7 @@ func (w *watch) report(ctx context.Context, verb string, err error) {
 		w.trouble = ""
 	case apierrors.IsForbidden(err):
 		if w.trouble != "refused" {
-			w.log.WarnContext(ctx, "not allowed to watch the Secret: grant get, list, watch and patch on it by name (flux-token-refresher config rbac prints the Role)",
+			w.log.WarnContext(ctx, "not allowed to watch the Secret: grant list, watch and patch on it by name (flux-token-refresher config rbac prints the Role)",
 				"verb", verb)
 		}
 		w.trouble = "refused"

@@ -1,0 +1,133 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"k8s.io/apimachinery/pkg/types"
+	coordinationclient "k8s.io/client-go/kubernetes/typed/coordination/v1"
+	coreclient "k8s.io/client-go/kubernetes/typed/core/v1"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+
+	"flux-token-refresher/election"
+	"flux-token-refresher/internal/config"
+	"flux-token-refresher/refresh"
+	"flux-token-refresher/refresh/azure"
+	"flux-token-refresher/refresh/secret"
+	"flux-token-refresher/telemetry"
+)
+
+// installation is the product wired up: what run and once have in common.
+type installation struct {
+	config    *config.Config
+	telemetry *telemetry.Telemetry
+	core      *coreclient.CoreV1Client
+	election  election.Config
+	store     *secret.Store
+	recorder  *secret.Recorder
+}
+
+func (f *flags) install(ctx context.Context, stderr io.Writer) (*installation, error) {
+	format, level, err := f.logging()
+	if err != nil {
+		return nil, err
+	}
+	cfg, err := config.Load(f.config, os.Getenv)
+	if err != nil {
+		return nil, err
+	}
+	kube, err := f.kube()
+	if err != nil {
+		return nil, err
+	}
+	core, err1 := coreclient.NewForConfig(kube)
+	coordination, err2 := coordinationclient.NewForConfig(kube)
+	if err := errors.Join(err1, err2); err != nil {
+		return nil, fmt.Errorf("kubeconfig: %w", err)
+	}
+	tel, err := telemetry.Start(ctx, telemetry.Config{
+		ServiceVersion: versionOf().Version, PodNamespace: os.Getenv("POD_NAMESPACE"), PodName: cfg.PodName,
+		LogWriter: stderr, LogFormat: format, LogLevel: level,
+	})
+	if err != nil {
+		return nil, err
+	}
+	name := cfg.PodName
+	if name == "" {
+		if name, err = os.Hostname(); err != nil {
+			return nil, fmt.Errorf("no POD_NAME, and no host name: %w", err)
+		}
+	}
+	return &installation{
+		config: cfg, telemetry: tel, core: core,
+		election: election.Config{
+			Client: coordination,
+			Lease:  types.NamespacedName(cfg.Election.Lease),
+			// A restarted container has its pod's name again; it must not take its predecessor's Lease for its own.
+			Identity:      name + "_" + strings.ToLower(rand.Text()[:8]),
+			LeaseDuration: cfg.Election.LeaseDuration,
+			RenewDeadline: cfg.Election.RenewDeadline,
+			RetryPeriod:   cfg.Election.RetryPeriod,
+			Logger:        tel.Logger(),
+			MeterProvider: tel.MeterProvider(),
+		},
+		store:    secret.New(core, tel.Logger()),
+		recorder: secret.NewRecorder(core, name, tel.Logger()),
+	}, nil
+}
+
+// kube gives access to the API server.
+func (f *flags) kube() (*rest.Config, error) {
+	rules := clientcmd.NewDefaultClientConfigLoadingRules()
+	rules.ExplicitPath = f.kubeconfig
+	kube, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, nil).ClientConfig()
+	if err != nil {
+		return nil, fmt.Errorf("no access to a Kubernetes API: run in a pod, or give --kubeconfig: %w", err)
+	}
+	kube.UserAgent = "flux-token-refresher/" + versionOf().Version
+	kube.QPS = -1    // kube-apiserver's own fairness decides
+	kube.Timeout = 0 // it would end watches; every other request has its own deadline
+	return kube, nil
+}
+
+// refresher makes what one term of leadership works with. It starts with no token: one that was held before could
+// have been replaced by another leader meanwhile.
+func (i *installation) refresher(fresh func() bool) (*refresh.Refresher, error) {
+	source, err := azure.New(azure.Config{
+		Identities:     i.identities(),
+		TracerProvider: i.telemetry.TracerProvider(),
+		MeterProvider:  i.telemetry.MeterProvider(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &refresh.Refresher{
+		Targets: i.config.Targets, Policy: i.config.Refresh, Source: source, Store: i.store, Recorder: i.recorder, Fresh: fresh,
+		Logger: i.telemetry.Logger(), TracerProvider: i.telemetry.TracerProvider(), MeterProvider: i.telemetry.MeterProvider(),
+	}, nil
+}
+
+func (i *installation) identities() []azure.Identity {
+	identities := make([]azure.Identity, len(i.config.Identities))
+	for n, c := range i.config.Identities {
+		identities[n] = azure.Identity{
+			Name: c.Name, TenantID: c.TenantID, ClientID: c.ClientID, AuthorityHost: c.AuthorityHost, CAFile: c.CAFile,
+		}
+		switch c.Type {
+		case config.WorkloadIdentity:
+			identities[n].Credential = azure.WorkloadIdentity{TokenFile: c.TokenFile}
+		case config.ClientSecret:
+			// Read at each mint, so that a new one counts at once.
+			identities[n].Credential = azure.ClientSecret{Read: func(ctx context.Context) (string, error) {
+				return secret.Value(ctx, i.core, c.CredentialSecret, "clientSecret")
+			}}
+		}
+	}
+	return identities
+}

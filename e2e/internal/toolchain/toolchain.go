@@ -1,0 +1,170 @@
+// Package toolchain builds the programs that the tests run, from source, with nothing but Go: the tools
+// (kube-apiserver, etcd, golangci-lint), which take minutes and are kept in the user's cache folder, and the
+// product itself.
+package toolchain
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/rogpeppe/go-internal/lockedfile"
+	"golang.org/x/mod/modfile"
+)
+
+// Tool is a program built from the Go module e2e/tools/NAME, whose one tool line says which package it is.
+type Tool struct {
+	Name string
+	// Takes is how long the first build took on two cores with an empty build cache (measured).
+	Takes time.Duration
+}
+
+// The tools; each has a module of its own, because their dependencies do not agree.
+var (
+	Etcd          = Tool{Name: "etcd", Takes: 44 * time.Second}
+	KubeAPIServer = Tool{Name: "kube-apiserver", Takes: 4*time.Minute + 13*time.Second}
+	GolangCILint  = Tool{Name: "golangci-lint", Takes: 90 * time.Second}
+)
+
+// Build gives the path of the tool in the user's cache folder (os.UserCacheDir()/flux-token-refresher), after building
+// it where it is missing, which is said on progress. Another version of the tool, of Go, or of a dependency is
+// another file. Processes that build the same tool at once wait for the first.
+func (t Tool) Build(ctx context.Context, progress io.Writer) (string, error) {
+	e2e, err := moduleDir(ctx, "flux-token-refresher/e2e")
+	if err != nil {
+		return "", err
+	}
+	module := filepath.Join(e2e, "tools", t.Name)
+	goMod, err := os.ReadFile(filepath.Join(module, "go.mod"))
+	if err != nil {
+		return "", fmt.Errorf("tool %s: %w", t.Name, err)
+	}
+	pkg, version, err := toolOf(goMod)
+	if err != nil {
+		return "", fmt.Errorf("tool %s: %w", t.Name, err)
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", fmt.Errorf("tool %s: %w", t.Name, err)
+	}
+	sum := sha256.Sum256(goMod)
+	path := filepath.Join(cache, "flux-token-refresher", fmt.Sprintf("%s-%s-%s-%s-%s-%x",
+		t.Name, version, runtime.Version(), runtime.GOOS, runtime.GOARCH, sum[:6]))
+
+	err = once(path, func(temporary string) error {
+		_, _ = fmt.Fprintf(progress, "building %s %s, once: about %s on two cores\n", t.Name, version, t.Takes)
+		start := time.Now()
+		// CGO_ENABLED=0: the tools need no C compiler, and build faster without one.
+		err := goBuild(ctx, module, []string{"CGO_ENABLED=0"}, "-ldflags=-s -w", "-o", temporary, pkg)
+		if err != nil {
+			return err
+		}
+		_, _ = fmt.Fprintf(progress, "built %s in %s: %s\n", t.Name, time.Since(start).Round(time.Second), path)
+		return nil
+	})
+	if err != nil {
+		return "", fmt.Errorf("tool %s: %w", t.Name, err)
+	}
+	return path, nil
+}
+
+// Product builds flux-token-refresher into dir and gives its path; race adds the race detector, which needs a C
+// compiler.
+func Product(ctx context.Context, dir string, race bool) (string, error) {
+	root, err := moduleDir(ctx, "flux-token-refresher")
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, "flux-token-refresher")
+	// What a test runs needs no revision, and a checkout that belongs to another user has none to give.
+	args := []string{"-buildvcs=false", "-o", path, "./cmd/flux-token-refresher"}
+	if race {
+		args = append([]string{"-race"}, args...)
+	}
+	if err := goBuild(ctx, root, nil, args...); err != nil {
+		return "", fmt.Errorf("flux-token-refresher: %w", err)
+	}
+	return path, nil
+}
+
+// once makes path by calling build with the name of a temporary file beside it, unless path is there. An interrupted build
+// leaves nothing that a later one takes for the result.
+func once(path string, build func(temporary string) error) error {
+	if exists(path) {
+		return nil
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	unlock, err := lockedfile.MutexAt(path + ".lock").Lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if exists(path) {
+		return nil
+	}
+	temporary := path + ".partial"
+	if err := build(temporary); err != nil {
+		return errors.Join(err, os.RemoveAll(temporary))
+	}
+	return os.Rename(temporary, path)
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
+// toolOf reads which package a module's tool line names, and the version of the module that holds it.
+func toolOf(goMod []byte) (pkg, version string, err error) {
+	file, err := modfile.Parse("go.mod", goMod, nil)
+	if err != nil {
+		return "", "", err
+	}
+	if len(file.Tool) != 1 {
+		return "", "", fmt.Errorf("go.mod: %d tool lines, want one", len(file.Tool))
+	}
+	pkg = file.Tool[0].Path
+	module := ""
+	for _, require := range file.Require {
+		if path := require.Mod.Path; (pkg == path || strings.HasPrefix(pkg, path+"/")) && len(path) > len(module) {
+			module, version = path, require.Mod.Version
+		}
+	}
+	if module == "" {
+		return "", "", fmt.Errorf("go.mod: it requires no module of the tool %s", pkg)
+	}
+	return pkg, version, nil
+}
+
+// moduleDir finds a module's folder from the working folder, which is somewhere in the e2e module.
+func moduleDir(ctx context.Context, module string) (string, error) {
+	command := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", module)
+	var stderr bytes.Buffer
+	command.Stderr = &stderr
+	out, err := command.Output()
+	if err != nil {
+		return "", fmt.Errorf("where is module %s: %w: %s", module, err, stderr.Bytes())
+	}
+	return strings.TrimSpace(string(out)), nil
+}
+
+func goBuild(ctx context.Context, dir string, env []string, args ...string) error {
+	command := exec.CommandContext(ctx, "go", append([]string{"build"}, args...)...)
+	command.Dir = dir
+	command.Env = append(os.Environ(), env...)
+	if out, err := command.CombinedOutput(); err != nil {
+		return fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	return nil
+}

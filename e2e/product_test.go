@@ -1,0 +1,187 @@
+package e2e
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"flux-token-refresher/e2e/internal/cluster"
+	"flux-token-refresher/e2e/internal/installation"
+	"flux-token-refresher/e2e/internal/replica"
+	"flux-token-refresher/refresh"
+	"flux-token-refresher/refresh/azure/azuretest"
+	"flux-token-refresher/refresh/secret"
+)
+
+// patience bounds each wait of a test that expects something to happen; it is long because machines are slow, and costs nothing.
+const patience = 60 * time.Second
+
+// install installs the product into a namespace of the test's own.
+func install(t *testing.T, change func(*installation.Spec)) *installation.Installation {
+	t.Helper()
+	spec := installation.Spec{
+		Cluster: controlPlane, Binary: product(t), Manifests: "../deploy/kustomize", Dir: t.TempDir(), Namespace: newNamespace(t),
+	}
+	if change != nil {
+		change(&spec)
+	}
+	i, err := installation.Start(t.Context(), spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(i.Close)
+	return i
+}
+
+// startReplica starts a replica, waits until it is ready, and stops it when the test ends. What it wrote is shown when the test failed.
+func startReplica(t *testing.T, i *installation.Installation, name, api string) *replica.Replica {
+	t.Helper()
+	r, err := i.Replica(t.Context(), name, api)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), patience)
+		defer cancel()
+		if err := r.Stop(ctx); err != nil {
+			t.Error(err)
+		}
+		if t.Failed() {
+			t.Logf("replica %s wrote:\n%s", name, r.Output)
+		}
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := r.WaitReady(ctx); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// awaitSecret waits until a Secret is as match wants it.
+func awaitSecret(t *testing.T, i *installation.Installation, name string, match func(*corev1.Secret) bool) *corev1.Secret {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	s, err := i.Secret(ctx, name, match)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func awaitLeader(t *testing.T, i *installation.Installation, match func(string) bool) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	leader, err := i.Leader(ctx, match)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return leader
+}
+
+// sound tells whether a Secret holds a token of this Entra's that is good, with all that we write beside it.
+func sound(i *installation.Installation) func(*corev1.Secret) bool {
+	return func(s *corev1.Secret) bool {
+		if s == nil {
+			return false
+		}
+		token := string(s.Data["bearerToken"])
+		_, err := i.Entra.Validate(token, azuretest.AzureDevOps)
+		return err == nil && s.Annotations[secret.TokenHash] == refresh.Hash(token)
+	}
+}
+
+// TestMainJob: three replicas with the rights of deploy/kustomize/base and no more keep a token fresh, whatever is done to its Secret and
+// to their leader.
+func TestMainJob(t *testing.T) {
+	t.Parallel()
+	i := install(t, func(s *installation.Spec) {
+		s.Entra = azuretest.Config{MinLifetime: 12 * time.Second, MaxLifetime: 14 * time.Second}
+	})
+	replicas := map[string]*replica.Replica{}
+	for _, name := range []string{"refresher-0", "refresher-1", "refresher-2"} {
+		replicas[name] = startReplica(t, i, name, "")
+	}
+	const name = "flux-system"
+	secrets := i.Client.CoreV1().Secrets(i.Namespace)
+	good := sound(i)
+	first := awaitSecret(t, i, name, good)
+	if first.Labels[secret.ManagedByLabel] != secret.Actor || first.Type != corev1.SecretTypeOpaque {
+		t.Errorf("a Secret that we created has labels %v and type %s", first.Labels, first.Type)
+	}
+
+	other := func(than *corev1.Secret) func(*corev1.Secret) bool {
+		return func(s *corev1.Secret) bool {
+			return good(s) && string(s.Data["bearerToken"]) != string(than.Data["bearerToken"])
+		}
+	}
+	second := awaitSecret(t, i, name, other(first))
+	if reason := second.Annotations[secret.Reason]; reason != string(refresh.RefreshDue) {
+		t.Errorf("the second token came for %s, want the timer's", reason)
+	}
+
+	// What is done to the Secret is put right with the token that is held.
+	minted := i.Entra.Requests()
+	if err := secrets.Delete(t.Context(), name, metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	third := awaitSecret(t, i, name, func(s *corev1.Secret) bool { return good(s) && s.UID != second.UID })
+	if reason := third.Annotations[secret.Reason]; reason != string(refresh.SecretMissing) && i.Entra.Requests() == minted {
+		t.Errorf("created again for %s", reason)
+	}
+	if _, err := secrets.Patch(t.Context(), name, "application/merge-patch+json", []byte(`{"stringData":{"bearerToken":"theirs"}}`), metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	awaitSecret(t, i, name, func(s *corev1.Secret) bool { return good(s) && s.ResourceVersion != third.ResourceVersion })
+
+	// A request, as a person makes it.
+	before := awaitSecret(t, i, name, good)
+	if _, err := secrets.Patch(t.Context(), name, "application/merge-patch+json", []byte(`{"metadata":{"annotations":{"`+secret.Request+`":"now"}}}`), metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	answered := awaitSecret(t, i, name, func(s *corev1.Secret) bool {
+		return good(s) && s.Annotations[secret.HandledRequest] == refresh.Hash("now")
+	})
+	if answered.Annotations[secret.HandledOutcome] != string(refresh.Refreshed) || string(answered.Data["bearerToken"]) == string(before.Data["bearerToken"]) {
+		t.Errorf("the request ended with %v", answered.Annotations)
+	}
+
+	// Leaders come and go.
+	led := func(holder string) bool { return holder != "" }
+	leader := awaitLeader(t, i, led)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := replicas[leader].Stop(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if code, err := replicas[leader].Wait(ctx); err != nil || code != 0 {
+		t.Errorf("after SIGTERM the leader ended with %d, %v", code, err)
+	}
+	next := awaitLeader(t, i, func(holder string) bool { return led(holder) && holder != leader })
+	held := awaitSecret(t, i, name, good)
+	awaitSecret(t, i, name, other(held)) // the timer goes on
+	if err := replicas[next].Kill(); err != nil {
+		t.Fatal(err)
+	}
+	last := awaitLeader(t, i, func(holder string) bool { return led(holder) && holder != next })
+	held = awaitSecret(t, i, name, func(s *corev1.Secret) bool { return s != nil })
+	awaitSecret(t, i, name, other(held))
+	if last == leader || last == next {
+		t.Errorf("%s leads, which has ended", last)
+	}
+
+	mark, err := controlPlane.Audit.Mark(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, denied := range controlPlane.Audit.Between(0, mark, func(r cluster.Request) bool {
+		return r.User == "system:serviceaccount:"+i.Namespace+":"+installation.Account && r.Code == 403
+	}) {
+		t.Errorf("denied, so the rights of the base do not suffice: %v", denied)
+	}
+}

@@ -1,0 +1,732 @@
+package config_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"flux-token-refresher/internal/config"
+	"flux-token-refresher/refresh"
+)
+
+const (
+	tenant = "11111111-1111-1111-1111-111111111111"
+	client = "22222222-2222-2222-2222-222222222222"
+	devops = "499b84ac-1321-427f-aa17-267ca6975798/.default"
+)
+
+// smallest is the smallest file.
+const smallest = `apiVersion: flux-token-refresher/v1alpha1
+kind: Config
+identities:
+  - name: repos
+    type: workloadIdentity
+targets:
+  - secret: flux-system/flux-system
+    identity: repos
+`
+
+// full sets every field that is built.
+const full = `apiVersion: flux-token-refresher/v1alpha1
+kind: Config
+identities:
+  - name: repos
+    type: workloadIdentity
+    tenantID: 33333333-3333-3333-3333-333333333333
+    clientID: 44444444-4444-4444-4444-444444444444
+    tokenFile: /run/token
+    cloud: AzureChina
+    caFile: /etc/ca.crt
+  - name: other
+    type: clientSecret
+    tenantID: example.onmicrosoft.com
+    clientID: 55555555-5555-5555-5555-555555555555
+    credentialSecret: tokens/other-credential
+    authorityHost: https://Login.Example.com:8443
+targets:
+  - secret: flux-system/flux-system
+    identity: repos
+    scope: api://repos/.default
+    format: bearerToken
+  - secret: team-a/basic.auth
+    identity: other
+    format: basicAuth
+    username: someone
+    create: true
+    labels: {team: a, example.com/empty: ""}
+  - secret: team-a/template
+    identity: other
+    format: template
+    template:
+      password: "{{ .Token }}"
+      until: "{{ .ExpiresAt }}"
+refresh:
+  lifetimeFraction: 0.5
+  jitter: 0
+  minValidity: 5m
+  cooldown: 1m30s
+events:
+  address: 127.0.0.1:9090
+  tls: {certFile: /tls/tls.crt, keyFile: /tls/tls.key, clientCAFile: /tls/ca.crt}
+  maxAge: 5m
+election: {lease: tokens/leader, leaseDuration: 30s, renewDeadline: 20s, retryPeriod: 4s}
+health: {address: "[::1]:8082"}
+`
+
+var pod = map[string]string{
+	"AZURE_TENANT_ID":            tenant,
+	"AZURE_CLIENT_ID":            client,
+	"AZURE_FEDERATED_TOKEN_FILE": "/var/run/secrets/azure/tokens/azure-identity-token",
+	"AZURE_AUTHORITY_HOST":       "https://login.microsoftonline.com/",
+	"POD_NAME":                   "replica-0",
+	"POD_NAMESPACE":              "flux-system",
+}
+
+// in is the environment of a pod, changed by NAME=value pairs.
+func in(changes ...string) func(string) string {
+	return func(name string) string {
+		for _, c := range changes {
+			if value, ok := strings.CutPrefix(c, name+"="); ok {
+				return value
+			}
+		}
+		return pod[name]
+	}
+}
+
+func TestSmallestFile(t *testing.T) {
+	t.Parallel()
+	got, err := config.Parse("config.yaml", []byte(smallest), in())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &config.Config{
+		Identities: []config.Identity{{
+			Name: "repos", Type: config.WorkloadIdentity, TenantID: tenant, ClientID: client,
+			AuthorityHost: "https://login.microsoftonline.com/",
+			TokenFile:     pod["AZURE_FEDERATED_TOKEN_FILE"],
+		}},
+		Targets: []refresh.Target{{
+			Name:       refresh.Name{Namespace: "flux-system", Name: "flux-system"},
+			Mint:       refresh.MintKey{Identity: "repos", Scope: devops},
+			ConfigHash: "0",
+		}},
+		Refresh: refresh.Policy{LifetimeFraction: 0.75, Jitter: 0.1, MinValidity: 10 * time.Minute, Cooldown: 30 * time.Second},
+		Election: config.Election{
+			Lease:         refresh.Name{Namespace: "flux-system", Name: "flux-token-refresher"},
+			LeaseDuration: 15 * time.Second, RenewDeadline: 10 * time.Second, RetryPeriod: 2 * time.Second,
+		},
+		HealthAddress: ":8081",
+		PodName:       "replica-0",
+	}
+	compare(t, got, want, [][]string{{"bearerToken"}})
+}
+
+func TestFullForm(t *testing.T) {
+	t.Parallel()
+	got, err := config.Parse("config.yaml", []byte(full), in())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := &config.Config{
+		Identities: []config.Identity{{
+			Name: "repos", Type: config.WorkloadIdentity,
+			TenantID: "33333333-3333-3333-3333-333333333333", ClientID: "44444444-4444-4444-4444-444444444444",
+			AuthorityHost: "https://login.chinacloudapi.cn/",
+			CAFile:        "/etc/ca.crt", TokenFile: "/run/token",
+		}, {
+			Name: "other", Type: config.ClientSecret,
+			TenantID: "example.onmicrosoft.com", ClientID: "55555555-5555-5555-5555-555555555555",
+			AuthorityHost:    "https://login.example.com:8443/",
+			CredentialSecret: refresh.Name{Namespace: "tokens", Name: "other-credential"},
+		}},
+		Targets: []refresh.Target{{
+			Name: refresh.Name{Namespace: "flux-system", Name: "flux-system"},
+			Mint: refresh.MintKey{Identity: "repos", Scope: "api://repos/.default"},
+		}, {
+			Name:   refresh.Name{Namespace: "team-a", Name: "basic.auth"},
+			Mint:   refresh.MintKey{Identity: "other", Scope: devops},
+			Create: true,
+			Labels: map[string]string{"team": "a", "example.com/empty": ""},
+		}, {
+			Name: refresh.Name{Namespace: "team-a", Name: "template"},
+			Mint: refresh.MintKey{Identity: "other", Scope: devops},
+		}},
+		Refresh: refresh.Policy{LifetimeFraction: 0.5, MinValidity: 5 * time.Minute, Cooldown: 90 * time.Second},
+		Election: config.Election{
+			Lease:         refresh.Name{Namespace: "tokens", Name: "leader"},
+			LeaseDuration: 30 * time.Second, RenewDeadline: 20 * time.Second, RetryPeriod: 4 * time.Second,
+		},
+		HealthAddress: "[::1]:8082",
+		PodName:       "replica-0",
+	}
+	compare(t, got, want, [][]string{{"bearerToken"}, {"password", "username"}, {"password", "until"}})
+
+	rendered, err := got.Targets[1].Format.Render(refresh.NewToken("t", time.Time{}, time.Time{}, time.Time{}))
+	if err != nil || string(rendered["username"]) != "someone" {
+		t.Errorf("basicAuth renders %q, %v; want the user name someone", rendered, err)
+	}
+}
+
+// compare looks at hashes and formats apart: the ones have a test of their own, the others hold functions.
+func compare(t *testing.T, got, want *config.Config, keys [][]string) {
+	t.Helper()
+	if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(refresh.Target{}, "Format", "ConfigHash")); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+	for i, target := range got.Targets {
+		if diff := cmp.Diff(keys[i], target.Format.Keys()); diff != "" {
+			t.Errorf("keys of %s (-want +got)\n%s", target.Name, diff)
+		}
+	}
+}
+
+// with is the smallest file with lines put in the place of others: an old line, then its new text, and so on.
+func with(changes ...string) string {
+	out := smallest
+	for i := 0; i < len(changes); i += 2 {
+		if !strings.Contains(out, changes[i]) {
+			panic("the file has no " + changes[i])
+		}
+		out = strings.Replace(out, changes[i], changes[i+1], 1)
+	}
+	return out
+}
+
+const (
+	header     = "apiVersion: flux-token-refresher/v1alpha1\nkind: Config\n"
+	lastLine   = "    identity: repos\n"
+	typeLine   = "    type: workloadIdentity\n"
+	secretLine = "  - secret: flux-system/flux-system\n"
+	label      = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end " +
+		"with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')"
+)
+
+func TestErrors(t *testing.T) {
+	t.Parallel()
+	tests := map[string]struct {
+		file string
+		env  func(string) string
+		want []string
+	}{
+		// The file as a whole.
+		"empty": {file: "", want: []string{
+			"1: is empty; start with apiVersion: flux-token-refresher/v1alpha1 and kind: Config"}},
+		"only a comment": {file: "# nothing\n", want: []string{
+			"1: is empty; start with apiVersion: flux-token-refresher/v1alpha1 and kind: Config"}},
+		"null": {file: "---\n", want: []string{
+			"1: is empty; start with apiVersion: flux-token-refresher/v1alpha1 and kind: Config"}},
+		"too large": {file: "#" + strings.Repeat("x", 1<<20), want: []string{
+			"1: is larger than 1048576 bytes; that is no configuration file"}},
+		"no mapping": {file: "- a\n", want: []string{
+			"1: is a list; write fields (name: value)"}},
+		"syntax": {file: header + "identities: [\ntargets: x\n", want: []string{
+			"5: not YAML: did not find expected ',' or ']'"}},
+		"not UTF-8": {file: "a: \xff\n", want: []string{
+			"1: not YAML: invalid leading UTF-8 octet (value: 255)"}},
+		"two documents": {file: smallest + "---\n" + smallest, want: []string{
+			"9: a second document starts here; one file holds one configuration"}},
+		"a second document that is not YAML": {file: smallest + "---\n@", want: []string{
+			"10: not YAML: found character that cannot start any token"}},
+		"another version": {file: with("v1alpha1", "v1"), want: []string{
+			`1: apiVersion: is "flux-token-refresher/v1"; this version reads flux-token-refresher/v1alpha1`}},
+		"another kind": {file: with("kind: Config", "kind: Configuration"), want: []string{
+			`2: kind: is "Configuration"; this version reads Config`}},
+		"only unknown things": {file: "a: b\n", want: []string{
+			"1: a: is not a known field; known here: apiVersion, kind, identities, targets, refresh, events, election, health",
+			"1: apiVersion: is missing; write flux-token-refresher/v1alpha1",
+			"1: identities: is missing; write at least one",
+			"1: kind: is missing; write Config",
+			"1: targets: is missing; write at least one"}},
+
+		// Fields.
+		"mistyped field": {file: smallest + "refresh: {lifetimefracton: 0.5}\n", want: []string{
+			"9: refresh.lifetimefracton: is not a known field; did you mean lifetimeFraction?"}},
+		"unknown field": {file: with(lastLine, lastLine+"    password: hunter2\n"), want: []string{
+			"9: targets[0].password: is not a known field; " +
+				"known here: secret, identity, scope, format, username, template, labels, create, verify"}},
+		"field with a strange name": {file: smallest + "\"a\\nb\": 1\n", want: []string{
+			`9: "a\nb": is not a known field; known here: apiVersion, kind, identities, targets, refresh, events, election, health`}},
+		"duplicate field": {file: with(lastLine, lastLine+"    create: true\n    create: false\n"), want: []string{
+			"10: targets[0].create: is set twice; it stands in line 9 already"}},
+		"duplicate key in a map": {file: with(lastLine, lastLine+"    create: true\n    labels: {a: b, a: c}\n"), want: []string{
+			"10: targets[0].labels.a: is set twice; it stands in line 10 already"}},
+		"a key that is no string": {file: smallest + "1: x\n", want: []string{
+			`9: has the plain value "1" for the name of a field; write a plain name`}},
+		"merge key": {file: with(lastLine, lastLine+"    <<: {create: true}\n"), want: []string{
+			"9: targets[0]: has a merge key, which this file may not have, for the name of a field; write a plain name"}},
+		"alias": {file: with("name: repos", "name: &repos repos", lastLine, "    identity: *repos\n"), want: []string{
+			"8: targets[0].identity: is an alias, which this file may not have; write a string"}},
+
+		// Types of values.
+		"a number for a string": {file: with("name: repos", "name: 12"), want: []string{
+			`4: identities[0].name: is the plain value "12"; write a string, in quotes`}},
+		"a list for a string": {file: with("name: repos", "name: [repos]"), want: []string{
+			"4: identities[0].name: is a list; write a string"}},
+		"a string for a list": {file: with("targets:\n", "", secretLine, "targets: x\n", lastLine, ""), want: []string{
+			"6: targets: is a string; write a list"}},
+		"a string for fields": {file: smallest + "refresh: always\n", want: []string{
+			"9: refresh: is a string; write fields (name: value)"}},
+		"an element that is empty": {file: with(secretLine, "  -\n"+secretLine), want: []string{
+			"7: targets[0]: is empty; write fields (name: value)",
+			"7: targets[0].identity: is missing; name who asks for the token",
+			"7: targets[0].secret: is missing; name the Secret as namespace/name"}},
+		"a string for a truth value": {file: with(lastLine, lastLine+"    create: yes\n"), want: []string{
+			"9: targets[0].create: is a string; write true or false"}},
+		"a string for a number": {file: smallest + "refresh: {jitter: \"0.1\"}\n", want: []string{
+			"9: refresh.jitter: is a string; write a number like 0.75"}},
+		"a duration without units": {file: smallest + "refresh:\n  cooldown: 30\n", want: []string{
+			`10: refresh.cooldown: is the plain value "30", which is no duration; write it with units, like 90s or 1h30m`}},
+		"a type of somebody's own": {file: with("name: repos", "name: !secret repos"), want: []string{
+			`4: identities[0].name: is a value of the type "!secret"; write a string, in quotes`}},
+		"an empty string": {file: with(lastLine, lastLine+"    scope: \"\"\n"), want: []string{
+			"9: targets[0].scope: is empty; write a value or leave the field out"}},
+		"a number in a map": {file: with(lastLine, lastLine+"    create: true\n    labels: {a: 1}\n"), want: []string{
+			`10: targets[0].labels.a: is the plain value "1"; write a string, in quotes`}},
+
+		// Identities.
+		"no identities, no targets": {file: header + "identities: []\ntargets: []\n", want: []string{
+			"3: identities: is an empty list; write at least one",
+			"4: targets: is an empty list; write at least one"}},
+		"an identity without anything": {file: with("name: repos\n"+typeLine, "tenantID: "+tenant+"\n", lastLine, ""), want: []string{
+			"4: identities[0].name: is missing; give the identity a name that targets refer to",
+			"4: identities[0].type: is missing; write one of: workloadIdentity, clientSecret",
+			"6: targets[0].identity: is missing; name who asks for the token"}},
+		"an identity's name": {file: with("name: repos", "name: Repos", lastLine, "    identity: Repos\n"), want: []string{
+			`4: identities[0].name: "Repos" is not valid; ` + label}},
+		"two identities of one name": {file: with(typeLine, typeLine+"  - name: repos\n"+typeLine), want: []string{
+			`6: identities[1].name: "repos" stands in line 4 already; write each once`}},
+		"unknown type": {file: with("type: workloadIdentity", "type: workloadidentities"), want: []string{
+			`5: identities[0].type: "workloadidentities" is not known; known here: workloadIdentity, clientSecret`}},
+		"mistyped type": {file: with("type: workloadIdentity", "type: workLoadIdentiy"), want: []string{
+			`5: identities[0].type: "workLoadIdentiy" is not known; did you mean workloadIdentity?`}},
+		"tenant and client": {file: with(typeLine, typeLine+"    tenantID: common\n    clientID: repos\n"), want: []string{
+			`6: identities[0].tenantID: "common" is no tenant; write its id (a GUID) or a domain of it`,
+			`7: identities[0].clientID: "repos" is no client id; write the GUID of the application or managed identity`}},
+		"fields of another type": {file: with(typeLine, "    type: clientSecret\n    tokenFile: /run/token\n"), want: []string{
+			"4: identities[0].credentialSecret: is missing; name the Secret with the key clientSecret as namespace/name",
+			"6: identities[0].tokenFile: belongs to the type workloadIdentity; leave it out"}},
+		"fields of yet another type": {file: with(typeLine, typeLine+"    credentialSecret: a/b\n"), want: []string{
+			"6: identities[0].credentialSecret: belongs to the type clientSecret; leave it out"}},
+		"a client secret in the place of its name": {
+			file: with(typeLine, "    type: clientSecret\n    credentialSecret: Xyz8Q~not-shown\n"), want: []string{
+				"6: identities[0].credentialSecret: is not namespace/name; write it like flux-system/flux-system"}},
+		"authorityHost and cloud": {file: with(typeLine, typeLine+"    authorityHost: https://a.example\n    cloud: AzureChina\n"),
+			want: []string{
+				"7: identities[0].cloud: stands beside authorityHost; keep one of the two"}},
+		"unknown cloud": {file: with(typeLine, typeLine+"    cloud: AzureGermany\n"), want: []string{
+			`6: identities[0].cloud: "AzureGermany" is not known; known here: AzurePublic, AzureChina, AzureGovernment`}},
+		"mistyped cloud": {file: with(typeLine, typeLine+"    cloud: azurechina\n"), want: []string{
+			`6: identities[0].cloud: "azurechina" is not known; did you mean AzureChina?`}},
+		"authority over http": {file: with(typeLine, typeLine+"    authorityHost: http://a.example/\n"), want: []string{
+			"6: identities[0].authorityHost: is not the https address of a host; write it like https://login.microsoftonline.com/"}},
+		"authority with a password": {file: with(typeLine, typeLine+"    authorityHost: https://a:hunter2@a.example/\n"), want: []string{
+			"6: identities[0].authorityHost: is not the https address of a host; write it like https://login.microsoftonline.com/"}},
+		"authority with a path": {file: with(typeLine, typeLine+"    authorityHost: https://a.example/tenant\n"), want: []string{
+			"6: identities[0].authorityHost: is not the https address of a host; write it like https://login.microsoftonline.com/"}},
+
+		// The environment.
+		"a pod without the webhook": {
+			file: smallest, env: in("AZURE_TENANT_ID=", "AZURE_CLIENT_ID=", "AZURE_FEDERATED_TOKEN_FILE="), want: []string{
+				"4: identities[0].clientID: is missing, and AZURE_CLIENT_ID is not set; write it, or label the pod " +
+					`azure.workload.identity/use: "true" where the workload identity webhook runs, which sets it ` +
+					"from the annotation azure.workload.identity/client-id of the pod's ServiceAccount",
+				"4: identities[0].tenantID: is missing, and AZURE_TENANT_ID is not set; write it, or label the pod " +
+					`azure.workload.identity/use: "true" where the workload identity webhook runs, which sets it`,
+				"4: identities[0].tokenFile: is missing, and AZURE_FEDERATED_TOKEN_FILE is not set; write it, or label the pod " +
+					`azure.workload.identity/use: "true" where the workload identity webhook runs, which sets it`}},
+		"a client secret without tenant and client": {
+			file: with(typeLine, "    type: clientSecret\n    credentialSecret: a/b\n"), env: in("AZURE_TENANT_ID=", "AZURE_CLIENT_ID="),
+			want: []string{
+				"4: identities[0].clientID: is missing, and AZURE_CLIENT_ID is not set; write it",
+				"4: identities[0].tenantID: is missing, and AZURE_TENANT_ID is not set; write it"}},
+		"an environment that is wrong": {
+			file: smallest, env: in("AZURE_TENANT_ID=x", "AZURE_CLIENT_ID=y", "AZURE_AUTHORITY_HOST=z"), want: []string{
+				"4: identities[0].authorityHost: AZURE_AUTHORITY_HOST is not the https address of a host; " +
+					"write it like https://login.microsoftonline.com/",
+				`4: identities[0].clientID: AZURE_CLIENT_ID "y" is no client id; write the GUID of the application or managed identity`,
+				`4: identities[0].tenantID: AZURE_TENANT_ID "x" is no tenant; write its id (a GUID) or a domain of it`}},
+		"no namespace for the Lease": {file: smallest, env: in("POD_NAMESPACE="), want: []string{
+			"1: election.lease: is missing, and POD_NAMESPACE is not set; " +
+				"write namespace/name, or set it in the pod from metadata.namespace"}},
+
+		// Targets.
+		"a Secret without a namespace": {file: with(secretLine, "  - secret: flux-system\n"), want: []string{
+			"7: targets[0].secret: is not namespace/name; write it like flux-system/flux-system"}},
+		"a Secret's namespace": {file: with(secretLine, "  - secret: flux_system/flux-system\n"), want: []string{
+			"7: targets[0].secret: is not namespace/name; " + label}},
+		"two targets of one Secret": {file: smallest + "  - identity: repos\n    secret: flux-system/flux-system\n", want: []string{
+			`10: targets[1].secret: "flux-system/flux-system" stands in line 7 already; write each once`}},
+		"a target that is a credential": {
+			file: with(typeLine, "    type: clientSecret\n    credentialSecret: flux-system/flux-system\n"), want: []string{
+				"8: targets[0].secret: is the credentialSecret of the identity repos; name another Secret"}},
+		"unknown identity": {file: with(lastLine, "    identity: somebody\n"), want: []string{
+			`8: targets[0].identity: there is no identity "somebody"; known here: repos`}},
+		"mistyped identity": {file: with(lastLine, "    identity: repo\n"), want: []string{
+			`8: targets[0].identity: there is no identity "repo"; did you mean repos?`}},
+		"scope": {file: with(lastLine, lastLine+"    scope: https://example.com\n"), want: []string{
+			`9: targets[0].scope: "https://example.com" does not end in /.default after a resource; write it like ` + devops}},
+		"unknown format": {file: with(lastLine, lastLine+"    format: basicauth2\n"), want: []string{
+			`9: targets[0].format: "basicauth2" is not known; did you mean basicAuth?`}},
+		"fields of another format": {
+			file: with(lastLine, lastLine+"    username: git\n    template: {a: \"{{ .Token }}\"}\n"), want: []string{
+				"9: targets[0].username: belongs to format: basicAuth; leave it out",
+				"10: targets[0].template: belongs to format: template; leave it out"}},
+		"user name": {file: with(lastLine, lastLine+"    format: basicAuth\n    username: a:b\n"), want: []string{
+			`10: targets[0].username: "a:b" cannot be sent by basic authentication; write a name without a colon`}},
+		"no template": {file: with(lastLine, lastLine+"    format: template\n"), want: []string{
+			`7: targets[0].template: is missing; write Go templates over .Token and .ExpiresAt, like "{{ .Token }}"`}},
+		"template without a token": {file: with(lastLine, lastLine+"    format: template\n    template: {a: b}\n"), want: []string{
+			"10: targets[0].template: no key uses {{ .Token }}; " +
+				`write Go templates over .Token and .ExpiresAt, like "{{ .Token }}"`}},
+		"template for a key that is none": {
+			file: with(lastLine, lastLine+"    format: template\n    template:\n      a/b: \"{{ .Token }}\"\n"), want: []string{
+				`11: targets[0].template.a/b: "a/b" is not valid; a valid config key must consist of alphanumeric characters, ` +
+					`'-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')`}},
+		"labels of a Secret that is there": {file: with(lastLine, lastLine+"    labels: {a: b}\n"), want: []string{
+			"9: targets[0].labels: only a Secret that is created here gets labels; write create: true or leave them out"}},
+		"labels": {
+			file: with(lastLine, lastLine+"    create: true\n    labels:\n      app.kubernetes.io/managed-by: me\n      a: \"-\"\n"),
+			want: []string{
+				"11: targets[0].labels.app.kubernetes.io/managed-by: is set by flux-token-refresher itself; leave it out",
+				`12: targets[0].labels.a: "-" is not valid; a valid label must be an empty string or consist of alphanumeric characters, ` +
+					`'-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', ` +
+					`regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')`}},
+
+		// Ranges.
+		"refresh": {file: smallest + "refresh:\n  lifetimeFraction: 1\n  jitter: 0.6\n  minValidity: -1s\n  cooldown: 0s\n", want: []string{
+			"10: refresh.lifetimeFraction: is 1; write a number between 0 and 1, like 0.75",
+			"11: refresh.jitter: is 0.6; write a number from 0 to 0.5",
+			"12: refresh.minValidity: is -1s; write a duration of 0s or more",
+			"13: refresh.cooldown: is 0s; write a duration of more than 0s and at most 15m"}},
+		"no number": {file: smallest + "refresh:\n  lifetimeFraction: .nan\n  jitter: NaN\n", want: []string{
+			`10: refresh.lifetimeFraction: is the plain value ".nan"; write a number like 0.75`,
+			"11: refresh.jitter: is a string; write a number like 0.75"}},
+		"lease too short": {file: smallest + "election: {leaseDuration: 10s}\n", want: []string{
+			"9: election.leaseDuration: is 10s; it has to be longer than renewDeadline (10s)"}},
+		"lease in parts of a second": {file: smallest + "election:\n  leaseDuration: 10500ms\n", want: []string{
+			"10: election.leaseDuration: is 10.5s; write whole seconds, from 1s to 1h"}},
+		"renewDeadline too short": {file: smallest + "election: {renewDeadline: 2400ms}\n", want: []string{
+			"9: election.renewDeadline: is 2.4s; it has to be longer than 1.2 times retryPeriod (2s)"}},
+		"retryPeriod": {file: smallest + "election: {retryPeriod: 0s}\n", want: []string{
+			"9: election.retryPeriod: is 0s; write a duration of more than 0s"}},
+		"lease": {file: smallest + "election: {lease: leader}\n", want: []string{
+			"9: election.lease: is not namespace/name; write it like flux-system/flux-system"}},
+		"health": {file: smallest + "health: {address: \"8081\"}\n", want: []string{
+			`9: health.address: "8081" is not host:port; write it like :8081`}},
+		"health port": {file: smallest + "health: {address: \":http\"}\n", want: []string{
+			`9: health.address: ":http" is not host:port; write it like :8081`}},
+
+		// Events.
+		"events": {file: smallest + "events:\n  address: x\n  maxAge: 0s\n  tls:\n    certFile: a\n", want: []string{
+			`10: events.address: "x" is not host:port; write it like :8081`,
+			"11: events.maxAge: is 0s; write a duration of more than 0s",
+			"12: events.tls: has one of certFile and keyFile; write both"}},
+		"client certificates": {file: smallest + "events: {tls: {clientCAFile: a}}\n", want: []string{
+			"9: events.tls.clientCAFile: needs certFile and keyFile; write both"}},
+		"senders": {file: smallest + "events:\n  senders:\n    - {name: a}\n    - {name: a, hmacKeyFile: f, clientName: c, namespaces: [\"*\", A]}\n",
+			want: []string{
+				"10: events.senders: is not built in this version; " +
+					"leave it out: tokens are refreshed by the timer and by request annotations",
+				"11: events.senders[0]: has 0 ways to prove who it is; write one of hmacKeyFile, bearerTokenFile and clientName",
+				"12: events.senders[1]: has 2 ways to prove who it is; write one of hmacKeyFile, bearerTokenFile and clientName",
+				"12: events.senders[1].clientName: needs events.tls.clientCAFile; write it",
+				`12: events.senders[1].name: "a" stands in line 11 already; write each once`,
+				`12: events.senders[1].namespaces[1]: "A" is not valid; ` + label}},
+
+		// Several at once, each in its place.
+		"all at once": {
+			file: with("kind: Config", "kind: Confg", typeLine, "    type: x\n", lastLine, "    identity: y\n    creat: true\n") +
+				"refresh: {jitter: 1}\n", want: []string{
+				`2: kind: is "Confg"; this version reads Config`,
+				`5: identities[0].type: "x" is not known; known here: workloadIdentity, clientSecret`,
+				`8: targets[0].identity: there is no identity "y"; known here: repos`,
+				"9: targets[0].creat: is not a known field; did you mean create?",
+				"10: refresh.jitter: is 1; write a number from 0 to 0.5"}},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			env := test.env
+			if env == nil {
+				env = in()
+			}
+			expect(t, test.file, env, test.want)
+		})
+	}
+}
+
+// TestNotBuilt holds what this version rejects by name; what gets built leaves this table.
+func TestNotBuilt(t *testing.T) {
+	t.Parallel()
+	tests := map[string]struct{ file, want string }{
+		"managedIdentity": {with("workloadIdentity", "managedIdentity"),
+			"5: identities[0].type: managedIdentity is not built in this version; use workloadIdentity or clientSecret"},
+		"clientCertificate": {with("workloadIdentity", "clientCertificate"),
+			"5: identities[0].type: clientCertificate is not built in this version; use workloadIdentity or clientSecret"},
+		"azureCLI": {with("workloadIdentity", "azureCLI"),
+			"5: identities[0].type: azureCLI is not built in this version; use workloadIdentity or clientSecret"},
+		"serviceAccount": {with(typeLine, typeLine+"    serviceAccount: team-a/repos\n"),
+			"6: identities[0].serviceAccount: is not built in this version; leave it out: the pod's own account is used"},
+		"resourceID": {with(typeLine, typeLine+"    resourceID: /subscriptions/x\n"),
+			"6: identities[0].resourceID: is not built in this version; leave it out and name the identity by clientID"},
+		"verify": {with(lastLine, lastLine+"    verify: never\n"),
+			"9: targets[0].verify: is not built in this version; leave it out: tokens are sent to no Git server"},
+		"verifyHosts": {smallest + "refresh:\n  verifyHosts: [dev.azure.com]\n",
+			"10: refresh.verifyHosts: is not built in this version; leave it out: tokens are sent to no Git server"},
+		"verifyCAFile": {smallest + "refresh:\n  verifyCAFile: /ca.crt\n",
+			"10: refresh.verifyCAFile: is not built in this version; leave it out: tokens are sent to no Git server"},
+		"senders": {smallest + "events:\n  senders: [{name: flux, hmacKeyFile: /key, namespaces: [\"*\"]}]\n",
+			"10: events.senders: is not built in this version; " +
+				"leave it out: tokens are refreshed by the timer and by request annotations"},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			expect(t, test.file, in(), []string{test.want})
+		})
+	}
+}
+
+func expect(t *testing.T, file string, env func(string) string, want []string) {
+	t.Helper()
+	_, err := config.Parse("config.yaml", []byte(file), env)
+	var all *config.Error
+	if !errors.As(err, &all) {
+		t.Fatalf("Parse gives %v, want an *Error", err)
+	}
+	for i := range want {
+		want[i] = "config.yaml:" + want[i]
+	}
+	if diff := cmp.Diff(want, strings.Split(err.Error(), "\n")); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+}
+
+// TestWhatSaysNothing: a field without a value and a list without elements are as good as left out.
+func TestWhatSaysNothing(t *testing.T) {
+	t.Parallel()
+	file := with(typeLine, typeLine+"    serviceAccount:\n    tenantID: ~\n") +
+		"refresh:\nevents: {senders: []}\nelection: {lease: }\nhealth: null\n"
+	got, err := config.Parse("config.yaml", []byte(file), in())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := config.Parse("config.yaml", []byte(smallest), in())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(refresh.Target{}, "Format")); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+}
+
+func TestPrecedence(t *testing.T) {
+	t.Parallel()
+	secret := func(lines string) string {
+		return with(typeLine, "    type: clientSecret\n    credentialSecret: a/b\n"+lines)
+	}
+	type want struct{ Tenant, Client, Authority, TokenFile, Lease string }
+	fromEnv := want{tenant, client, "https://login.microsoftonline.com/", pod["AZURE_FEDERATED_TOKEN_FILE"], "flux-system/flux-token-refresher"}
+	change := func(f func(*want)) want { w := fromEnv; f(&w); return w }
+	const other = "33333333-3333-3333-3333-333333333333"
+	tests := map[string]struct {
+		file string
+		env  func(string) string
+		want want
+	}{
+		"the environment": {smallest, in(), fromEnv},
+		"fields": {with(typeLine, typeLine+"    tenantID: "+other+"\n    clientID: "+other+"\n    tokenFile: /f\n"), in(),
+			change(func(w *want) { w.Tenant, w.Client, w.TokenFile = other, other, "/f" })},
+		"fields without an environment": {
+			with(typeLine, typeLine+"    tenantID: "+other+"\n    clientID: "+other+"\n    tokenFile: /f\n") + "election: {lease: a/b}\n",
+			func(string) string { return "" },
+			want{other, other, "https://login.microsoftonline.com/", "/f", "a/b"}},
+		"an authority of the environment": {smallest, in("AZURE_AUTHORITY_HOST=https://login.microsoftonline.us"),
+			change(func(w *want) { w.Authority = "https://login.microsoftonline.us/" })},
+		"no authority at all":          {smallest, in("AZURE_AUTHORITY_HOST="), fromEnv},
+		"a cloud over the environment": {with(typeLine, typeLine+"    cloud: AzurePublic\n"), in("AZURE_AUTHORITY_HOST=https://a.example"), fromEnv},
+		"an authority over the environment": {with(typeLine, typeLine+"    authorityHost: https://b.example/\n"),
+			in("AZURE_AUTHORITY_HOST=https://a.example"), change(func(w *want) { w.Authority = "https://b.example/" })},
+		"a field hides an environment that is wrong": {
+			with(typeLine, typeLine+"    cloud: AzurePublic\n"), in("AZURE_AUTHORITY_HOST=nonsense"), fromEnv},
+		"a client secret takes tenant and client too": {secret(""), in("AZURE_FEDERATED_TOKEN_FILE="),
+			change(func(w *want) { w.TokenFile = "" })},
+		"the namespace of the pod": {smallest, in("POD_NAMESPACE=tokens"), change(func(w *want) { w.Lease = "tokens/flux-token-refresher" })},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c, err := config.Parse("config.yaml", []byte(test.file), test.env)
+			if err != nil {
+				t.Fatal(err)
+			}
+			id := c.Identities[0]
+			got := want{id.TenantID, id.ClientID, id.AuthorityHost, id.TokenFile, c.Election.Lease.String()}
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Errorf("(-want +got)\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestElsewhere: without an environment a file can be looked at, and what is wrong with it is still found.
+func TestElsewhere(t *testing.T) {
+	t.Parallel()
+	c, err := config.Parse("config.yaml", []byte(smallest), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if id := c.Identities[0]; id.TenantID+id.ClientID+id.TokenFile != "" || c.Election.Lease.Namespace != "" {
+		t.Errorf("there is something that nobody said: %+v, %+v", id, c.Election)
+	}
+	expect(t, with(lastLine, "    identity: repo\n"), nil, []string{
+		`8: targets[0].identity: there is no identity "repo"; did you mean repos?`})
+}
+
+// TestConfigHash: the hash stands on Secrets. Another one for the same configuration would refresh every token
+// at an update of the product; the same one for another configuration would leave a token of the old.
+func TestConfigHash(t *testing.T) {
+	t.Parallel()
+	hash := func(file string, env ...string) string {
+		t.Helper()
+		c, err := config.Parse("config.yaml", []byte(file), in(env...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c.Targets[0].ConfigHash
+	}
+	const pinned = "065a0c492638529f"
+	same := map[string]string{
+		"smallest": smallest,
+		"defaults written out": with(typeLine, typeLine+"    tenantID: "+tenant+"\n    clientID: "+client+
+			"\n    authorityHost: https://LOGIN.microsoftonline.com\n", lastLine, lastLine+"    scope: "+devops+"\n    format: bearerToken\n"),
+		"other names, other schedule": with("name: repos", "name: r", lastLine, "    identity: r\n    create: true\n    labels: {a: b}\n",
+			secretLine, "  - secret: a/b\n") + "refresh: {jitter: 0}\n",
+		"another proof": with(typeLine, "    type: clientSecret\n    credentialSecret: a/b\n"),
+	}
+	for name, file := range same {
+		if got := hash(file); got != pinned {
+			t.Errorf("%s: %s, want %s", name, got, pinned)
+		}
+	}
+	const other = "33333333-3333-3333-3333-333333333333"
+	template := func(content string) string {
+		return with(lastLine, lastLine+"    format: template\n    template: {"+content+"}\n")
+	}
+	different := []string{
+		hash(smallest),
+		hash(smallest, "AZURE_TENANT_ID="+other),
+		hash(smallest, "AZURE_CLIENT_ID="+other),
+		hash(smallest, "AZURE_AUTHORITY_HOST=https://a.example"),
+		hash(with(lastLine, lastLine+"    scope: x/.default\n")),
+		hash(with(lastLine, lastLine+"    format: basicAuth\n")),
+		hash(with(lastLine, lastLine+"    format: basicAuth\n    username: x\n")),
+		hash(template(`a: "{{.Token}}"`)),
+		hash(template(`b: "{{.Token}}"`)),
+		hash(template(`a: "{{ .Token }}"`)),
+		hash(template(`a: "{{.Token}}", b: c`)),
+		hash(template(`a: "{{.Token}}\",\"b\":\"c"`)),
+	}
+	seen := map[string]int{}
+	for i, h := range different {
+		if j, ok := seen[h]; ok {
+			t.Errorf("configurations %d and %d have the hash %s both", j, i, h)
+		}
+		seen[h] = i
+	}
+}
+
+func TestLoad(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	write := func(name, content string) string {
+		t.Helper()
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	if c, err := config.Load(write("good.yaml", smallest), in()); err != nil || len(c.Targets) != 1 {
+		t.Errorf("a good file gives %v, %v", c, err)
+	}
+	path := write("large.yaml", smallest+"#"+strings.Repeat("x", 2<<20))
+	if _, err := config.Load(path, in()); err == nil ||
+		err.Error() != path+":1: is larger than 1048576 bytes; that is no configuration file" {
+		t.Errorf("a large file gives %v", err)
+	}
+	if _, err := config.Load(filepath.Join(dir, "none.yaml"), in()); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("no file gives %v", err)
+	}
+	if _, err := config.Load(dir, in()); err == nil {
+		t.Error("a folder gives no error")
+	}
+}
+
+// TestManyProblems: a file that is something else altogether is bounded work, and bounded words.
+func TestManyProblems(t *testing.T) {
+	t.Parallel()
+	file := header + "targets: [" + strings.Repeat("a,", 10_000) + "]"
+	_, err := config.Parse("config.yaml", []byte(file), in())
+	var all *config.Error
+	if !errors.As(err, &all) || len(all.Problems) != 100 {
+		t.Fatalf("got %.100v, want an *Error with 100 problems", err)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	for _, file := range []string{
+		smallest, full, "", "---\n---\n", "- a", "{", "a: *a", "&a [*a]", "<<: {a: b}", "? [a]\n: b",
+		with(lastLine, lastLine+"    format: template\n    template: {a: \"{{ range . }}\"}\n"),
+		smallest + "events: {senders: [{name: a, namespaces: [~]}], tls: {certFile: 1}}\n",
+		smallest + "targets: []\nrefresh: [{}]\nelection: {leaseDuration: 9999999h}\n",
+	} {
+		f.Add([]byte(file))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		c, err := config.Parse("config.yaml", data, in())
+		if err == nil {
+			for _, target := range c.Targets {
+				if len(target.ConfigHash) != 16 || len(target.Format.Keys()) == 0 {
+					t.Errorf("half a target: %+v", target)
+				}
+			}
+			return
+		}
+		var all *config.Error
+		if !errors.As(err, &all) || len(all.Problems) == 0 {
+			t.Fatalf("an error that says nothing: %#v", err)
+		}
+		for _, p := range all.Problems {
+			if p.Line < 1 || p.Text == "" || strings.ContainsAny(p.Field+p.Text, "\n\r") {
+				t.Errorf("a problem that cannot be shown: %#v", p)
+			}
+		}
+	})
+}
+
+func ExampleParse() {
+	file := `apiVersion: flux-token-refresher/v1alpha1
+kind: Config
+identities:
+  - name: repos
+    type: workloadIdentity
+targets:
+  - secret: flux-system/flux-system
+    identity: repo
+    usernme: git
+`
+	_, err := config.Parse("config.yaml", []byte(file), nil)
+	fmt.Println(err)
+	// Output:
+	// config.yaml:8: targets[0].identity: there is no identity "repo"; did you mean repos?
+	// config.yaml:9: targets[0].usernme: is not a known field; did you mean username?
+}

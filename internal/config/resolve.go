@@ -1,0 +1,463 @@
+package config
+
+// What follows from a file that could be read: references, ranges, and what the environment adds.
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net"
+	"net/url"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/cloud"
+	"k8s.io/apimachinery/pkg/util/validation"
+
+	"flux-token-refresher/refresh"
+)
+
+// managedBy is the label that the product itself puts on a Secret that it created.
+const managedBy = "app.kubernetes.io/managed-by"
+
+// clouds are the authorities of Microsoft's clouds.
+var clouds = map[string]string{
+	"AzurePublic":     cloud.AzurePublic.ActiveDirectoryAuthorityHost,
+	"AzureChina":      cloud.AzureChina.ActiveDirectoryAuthorityHost,
+	"AzureGovernment": cloud.AzureGovernment.ActiveDirectoryAuthorityHost,
+}
+
+var (
+	guid   = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`)
+	domain = regexp.MustCompile(`^[0-9a-zA-Z-]+(\.[0-9a-zA-Z-]+)+$`)
+)
+
+type resolver struct {
+	*decoder
+	file *file
+	env  func(string) string
+}
+
+func (r *resolver) config() *Config {
+	r.constant("apiVersion", r.file.APIVersion, apiVersion)
+	r.constant("kind", r.file.Kind, kind)
+	c := &Config{
+		Identities:    r.identities(),
+		Refresh:       r.policy(),
+		Election:      r.election(),
+		HealthAddress: r.file.Health.Address,
+		PodName:       r.getenv("POD_NAME"),
+	}
+	c.Targets = r.targets(c.Identities)
+	r.address("health.address", r.file.Health.Address)
+	r.events()
+	return c
+}
+
+func (r *resolver) constant(path, value, want string) {
+	if r.required(path, "write "+want) && value != "" && value != want {
+		r.failf(path, "is %s; this version reads %s", quote(value), want)
+	}
+}
+
+func (r *resolver) identities() []Identity {
+	r.notEmpty("identities", r.file.Identities == nil, len(r.file.Identities))
+	out := make([]Identity, len(r.file.Identities))
+	first := map[string]string{}
+	for i, in := range r.file.Identities {
+		at := fmt.Sprintf("identities[%d]", i)
+		if r.required(at+".name", "give the identity a name that targets refer to") && in.Name != "" {
+			r.kubernetes(at+".name", in.Name, validation.IsDNS1123Label(in.Name))
+			r.unique(first, at+".name", in.Name)
+		}
+		out[i] = r.identity(at, in)
+	}
+	return out
+}
+
+func (r *resolver) identity(at string, in identity) Identity {
+	id := Identity{Name: in.Name, Type: IdentityType(in.Type), CAFile: in.CAFile}
+	if !r.oneOf(at+".type", in.Type, "workloadIdentity", "managedIdentity", "clientSecret", "clientCertificate", "azureCLI") {
+		return id
+	}
+	// The webhook speaks for the pod's own workload identity alone.
+	webhook := ""
+	switch id.Type {
+	case WorkloadIdentity:
+		webhook = `, or label the pod azure.workload.identity/use: "true" where the workload identity webhook runs, which sets it`
+		id.TokenFile = r.orEnv(at+".tokenFile", in.TokenFile, "AZURE_FEDERATED_TOKEN_FILE", "write it"+webhook)
+		r.only(at+".credentialSecret", "the type clientSecret")
+	case ClientSecret:
+		r.only(at+".tokenFile", "the type workloadIdentity")
+		if r.required(at+".credentialSecret", "name the Secret with the key clientSecret as namespace/name") {
+			id.CredentialSecret = r.objectName(at+".credentialSecret", in.CredentialSecret)
+		}
+	}
+	id.TenantID = r.orEnv(at+".tenantID", in.TenantID, "AZURE_TENANT_ID", "write it"+webhook)
+	if id.TenantID != "" && !guid.MatchString(id.TenantID) && !domain.MatchString(id.TenantID) {
+		r.failf(at+".tenantID", "%s%s is no tenant; write its id (a GUID) or a domain of it",
+			r.origin(at+".tenantID", "AZURE_TENANT_ID"), quote(id.TenantID))
+	}
+	fromAccount := ""
+	if webhook != "" {
+		fromAccount = " from the annotation azure.workload.identity/client-id of the pod's ServiceAccount"
+	}
+	id.ClientID = r.orEnv(at+".clientID", in.ClientID, "AZURE_CLIENT_ID", "write it"+webhook+fromAccount)
+	if id.ClientID != "" && !guid.MatchString(id.ClientID) {
+		r.failf(at+".clientID", "%s%s is no client id; write the GUID of the application or managed identity",
+			r.origin(at+".clientID", "AZURE_CLIENT_ID"), quote(id.ClientID))
+	}
+	id.AuthorityHost = r.authority(at, in)
+	return id
+}
+
+// authority is the authority of an identity: its authorityHost, or its cloud, or the environment's, or the
+// public cloud's.
+func (r *resolver) authority(at string, in identity) string {
+	const variable = "AZURE_AUTHORITY_HOST"
+	path, value := at+".authorityHost", in.AuthorityHost
+	switch {
+	case r.set(path) && r.set(at+".cloud"):
+		r.failf(at+".cloud", "stands beside authorityHost; keep one of the two")
+	case r.set(at + ".cloud"):
+		r.oneOf(at+".cloud", in.Cloud, "AzurePublic", "AzureChina", "AzureGovernment")
+		return clouds[in.Cloud]
+	case !r.set(path):
+		value = r.getenv(variable)
+	}
+	if value == "" {
+		return clouds["AzurePublic"]
+	}
+	// The address is not shown: it could hold a password.
+	u, err := url.Parse(value)
+	if err != nil || u.Scheme != "https" || u.Hostname() == "" || strings.TrimSuffix(value[len("https://"):], "/") != u.Host {
+		r.failf(path, "%sis not the https address of a host; write it like %s", r.origin(path, variable), clouds["AzurePublic"])
+		return ""
+	}
+	return "https://" + strings.ToLower(u.Host) + "/"
+}
+
+func (r *resolver) targets(identities []Identity) []refresh.Target {
+	r.notEmpty("targets", r.file.Targets == nil, len(r.file.Targets))
+	byName := map[string]Identity{}
+	var names []string
+	credential := map[refresh.Name]string{}
+	for _, id := range identities {
+		credential[id.CredentialSecret] = id.Name
+		if id.Name != "" {
+			byName[id.Name] = id
+			names = append(names, id.Name)
+		}
+	}
+	out := make([]refresh.Target, len(r.file.Targets))
+	first := map[string]string{}
+	for i, in := range r.file.Targets {
+		at := fmt.Sprintf("targets[%d]", i)
+		t := refresh.Target{
+			Mint:   refresh.MintKey{Identity: in.Identity, Scope: in.Scope},
+			Create: in.Create,
+			Labels: in.Labels,
+		}
+		if r.required(at+".secret", "name the Secret as namespace/name") {
+			t.Name = r.objectName(at+".secret", in.Secret)
+		}
+		if t.Name != (refresh.Name{}) {
+			r.unique(first, at+".secret", in.Secret)
+			if owner, ok := credential[t.Name]; ok {
+				r.failf(at+".secret", "is the credentialSecret of the identity %s; name another Secret", owner)
+			}
+		}
+		id, known := byName[in.Identity]
+		if r.required(at+".identity", "name who asks for the token") && in.Identity != "" && !known && len(names) > 0 {
+			r.failf(at+".identity", "there is no identity %s; %s", quote(in.Identity), suggest(in.Identity, names))
+		}
+		if resource, ok := strings.CutSuffix(in.Scope, "/.default"); !ok || resource == "" {
+			r.failf(at+".scope", "%s does not end in /.default after a resource; write it like %s", quote(in.Scope), azureDevOps)
+		}
+		t.Format = r.format(at, in)
+		t.ConfigHash = configHash(id, in)
+		r.labels(at, in)
+		out[i] = t
+	}
+	return out
+}
+
+func (r *resolver) format(at string, in target) refresh.Format {
+	if in.Format != "basicAuth" {
+		r.only(at+".username", "format: basicAuth")
+	}
+	if in.Format != "template" {
+		r.only(at+".template", "format: template")
+	}
+	if !r.oneOf(at+".format", in.Format, "bearerToken", "basicAuth", "template") {
+		return refresh.Format{}
+	}
+	switch in.Format {
+	case "basicAuth":
+		if strings.ContainsFunc(in.Username, func(c rune) bool { return c == ':' || !strconv.IsPrint(c) }) {
+			r.failf(at+".username", "%s cannot be sent by basic authentication; write a name without a colon", quote(in.Username))
+		}
+		return refresh.BasicAuth(in.Username)
+	case "template":
+		return r.template(at+".template", in.Template)
+	}
+	return refresh.BearerToken()
+}
+
+func (r *resolver) template(path string, sources map[string]string) refresh.Format {
+	const right = `write Go templates over .Token and .ExpiresAt, like "{{ .Token }}"`
+	if !r.required(path, right) {
+		return refresh.Format{}
+	}
+	before := len(r.problems)
+	for _, key := range slices.Sorted(maps.Keys(sources)) {
+		r.kubernetes(join(path, key), key, validation.IsConfigMapKey(key))
+	}
+	if len(r.problems) > before {
+		return refresh.Format{}
+	}
+	format, err := refresh.Template(sources)
+	if err != nil {
+		r.failf(path, "%v; %s", err, right)
+	}
+	return format
+}
+
+func (r *resolver) labels(at string, in target) {
+	if len(in.Labels) > 0 && !in.Create {
+		r.failf(at+".labels", "only a Secret that is created here gets labels; write create: true or leave them out")
+	}
+	for _, key := range slices.Sorted(maps.Keys(in.Labels)) {
+		path, value := join(at+".labels", key), in.Labels[key]
+		r.kubernetes(path, key, validation.IsQualifiedName(key))
+		r.kubernetes(path, value, validation.IsValidLabelValue(value))
+		if key == managedBy {
+			r.failf(path, "is set by flux-token-refresher itself; leave it out")
+		}
+	}
+}
+
+// configHash is refresh.Target's ConfigHash. JSON keeps its parts apart, so that two configurations that differ
+// have different texts.
+func configHash(id Identity, in target) string {
+	content := struct {
+		Tenant, Client, Authority, Scope, Format string
+		Username                                 string            `json:",omitempty"`
+		Template                                 map[string]string `json:",omitempty"`
+	}{
+		Tenant: id.TenantID, Client: id.ClientID, Authority: id.AuthorityHost,
+		Scope: in.Scope, Format: in.Format, Template: in.Template,
+	}
+	if in.Format == "basicAuth" {
+		content.Username = in.Username
+	}
+	text, err := json.Marshal(content)
+	if err != nil {
+		panic(err) // strings always marshal
+	}
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:8])
+}
+
+func (r *resolver) policy() refresh.Policy {
+	p := r.file.Refresh
+	if !(p.LifetimeFraction > 0 && p.LifetimeFraction < 1) {
+		r.failf("refresh.lifetimeFraction", "is %v; write a number between 0 and 1, like 0.75", p.LifetimeFraction)
+	}
+	if !(p.Jitter >= 0 && p.Jitter <= 0.5) {
+		r.failf("refresh.jitter", "is %v; write a number from 0 to 0.5", p.Jitter)
+	}
+	if p.MinValidity < 0 {
+		r.failf("refresh.minValidity", "is %v; write a duration of 0s or more", p.MinValidity)
+	}
+	if p.Cooldown <= 0 || p.Cooldown > 15*time.Minute {
+		r.failf("refresh.cooldown", "is %v; write a duration of more than 0s and at most 15m", p.Cooldown)
+	}
+	return refresh.Policy{LifetimeFraction: p.LifetimeFraction, Jitter: p.Jitter, MinValidity: p.MinValidity, Cooldown: p.Cooldown}
+}
+
+func (r *resolver) election() Election {
+	e := r.file.Election
+	out := Election{LeaseDuration: e.LeaseDuration, RenewDeadline: e.RenewDeadline, RetryPeriod: e.RetryPeriod}
+	switch namespace := r.getenv("POD_NAMESPACE"); {
+	case r.set("election.lease"):
+		out.Lease = r.objectName("election.lease", e.Lease)
+	case namespace == "" && r.env != nil:
+		r.failf("election.lease", "is missing, and POD_NAMESPACE is not set; "+
+			"write namespace/name, or set it in the pod from metadata.namespace")
+	default:
+		out.Lease = refresh.Name{Namespace: namespace, Name: "flux-token-refresher"}
+	}
+	// A Lease holds whole seconds. client-go draws each try up to 1.2 retryPeriods after the last one.
+	if e.LeaseDuration < time.Second || e.LeaseDuration > time.Hour || e.LeaseDuration%time.Second != 0 {
+		r.failf("election.leaseDuration", "is %v; write whole seconds, from 1s to 1h", e.LeaseDuration)
+	}
+	if e.LeaseDuration <= e.RenewDeadline {
+		r.failf("election.leaseDuration", "is %v; it has to be longer than renewDeadline (%v)", e.LeaseDuration, e.RenewDeadline)
+	}
+	if e.RetryPeriod <= 0 {
+		r.failf("election.retryPeriod", "is %v; write a duration of more than 0s", e.RetryPeriod)
+	} else if e.RenewDeadline <= e.RetryPeriod*6/5 {
+		r.failf("election.renewDeadline", "is %v; it has to be longer than 1.2 times retryPeriod (%v)", e.RenewDeadline, e.RetryPeriod)
+	}
+	return out
+}
+
+// events looks at who may send events.
+func (r *resolver) events() {
+	e := r.file.Events
+	r.address("events.address", e.Address)
+	if e.MaxAge <= 0 {
+		r.failf("events.maxAge", "is %v; write a duration of more than 0s", e.MaxAge)
+	}
+	if r.set("events.tls.certFile") != r.set("events.tls.keyFile") {
+		r.failf("events.tls", "has one of certFile and keyFile; write both")
+	}
+	if r.set("events.tls.clientCAFile") && !r.set("events.tls.certFile") {
+		r.failf("events.tls.clientCAFile", "needs certFile and keyFile; write both")
+	}
+	first := map[string]string{}
+	for i, s := range e.Senders {
+		at := fmt.Sprintf("events.senders[%d]", i)
+		if r.required(at+".name", "give the sender a name") && s.Name != "" {
+			r.kubernetes(at+".name", s.Name, validation.IsDNS1123Label(s.Name))
+			r.unique(first, at+".name", s.Name)
+		}
+		proofs := 0
+		for _, proof := range []string{".hmacKeyFile", ".bearerTokenFile", ".clientName"} {
+			if r.set(at + proof) {
+				proofs++
+			}
+		}
+		if proofs != 1 {
+			r.failf(at, "has %d ways to prove who it is; write one of hmacKeyFile, bearerTokenFile and clientName", proofs)
+		}
+		if r.set(at+".clientName") && !r.set("events.tls.clientCAFile") {
+			r.failf(at+".clientName", "needs events.tls.clientCAFile; write it")
+		}
+		for j, namespace := range s.Namespaces {
+			if namespace != "" && namespace != "*" {
+				r.kubernetes(fmt.Sprintf("%s.namespaces[%d]", at, j), namespace, validation.IsDNS1123Label(namespace))
+			}
+		}
+	}
+}
+
+// getenv is a variable of the environment, "" when there is no environment.
+func (r *resolver) getenv(name string) string {
+	if r.env == nil {
+		return ""
+	}
+	return r.env(name)
+}
+
+// orEnv is a field's value, or the environment's.
+func (r *resolver) orEnv(path, value, variable, right string) string {
+	if r.set(path) {
+		return value
+	}
+	value = r.getenv(variable)
+	if value == "" && r.env != nil {
+		r.failf(path, "is missing, and %s is not set; %s", variable, right)
+	}
+	return value
+}
+
+// origin names the variable that a value came from, where the file did not say it.
+func (r *resolver) origin(path, variable string) string {
+	if r.set(path) {
+		return ""
+	}
+	return variable + " "
+}
+
+// required tells whether the file sets a field, and complains when it does not.
+func (r *resolver) required(path, right string) bool {
+	if !r.set(path) {
+		r.failf(path, "is missing; %s", right)
+		return false
+	}
+	return true
+}
+
+// notEmpty complains of a list without elements; unread is one that has been complained of already.
+func (r *resolver) notEmpty(path string, unread bool, n int) {
+	if r.required(path, "write at least one") && !unread && n == 0 {
+		r.failf(path, "is an empty list; write at least one")
+	}
+}
+
+// only complains of a field that has no meaning here.
+func (r *resolver) only(path, belongs string) {
+	if r.set(path) {
+		r.failf(path, "belongs to %s; leave it out", belongs)
+	}
+}
+
+// oneOf tells whether value is a known one that is built.
+func (r *resolver) oneOf(path, value string, known ...string) bool {
+	key := withoutIndexes(path) + "="
+	if instead, no := notBuilt[key+value]; no {
+		r.failf(path, "%s is not built in this version; %s", value, instead)
+		return false
+	}
+	built := slices.DeleteFunc(known, func(k string) bool { _, no := notBuilt[key+k]; return no })
+	if slices.Contains(built, value) {
+		return true
+	}
+	switch {
+	case !r.set(path):
+		r.failf(path, "is missing; write one of: %s", strings.Join(built, ", "))
+	case value != "":
+		r.failf(path, "%s is not known; %s", quote(value), suggest(value, built))
+	}
+	return false
+}
+
+// unique complains of a value that an earlier field had.
+func (r *resolver) unique(first map[string]string, path, value string) {
+	if earlier, ok := first[value]; ok {
+		r.failf(path, "%s stands in line %d already; write each once", quote(value), r.line(earlier))
+		return
+	}
+	first[value] = path
+}
+
+// objectName reads namespace/name. What is there is not shown, as it could be a secret itself.
+func (r *resolver) objectName(path, value string) refresh.Name {
+	if value == "" {
+		return refresh.Name{}
+	}
+	name, err := refresh.ParseName(value)
+	if err != nil {
+		r.failf(path, "is not namespace/name; write it like flux-system/flux-system")
+		return refresh.Name{}
+	}
+	for _, problem := range append(validation.IsDNS1123Label(name.Namespace), validation.IsDNS1123Subdomain(name.Name)...) {
+		r.failf(path, "is not namespace/name; %s", problem)
+	}
+	return name
+}
+
+// kubernetes passes on what Kubernetes has to say about a name.
+func (r *resolver) kubernetes(path, value string, problems []string) {
+	for _, problem := range problems {
+		r.failf(path, "%s is not valid; %s", quote(value), problem)
+	}
+}
+
+// address complains of what is no address to listen on.
+func (r *resolver) address(path, value string) {
+	_, port, err := net.SplitHostPort(value)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err != nil {
+		r.failf(path, "%s is not host:port; write it like :8081", quote(value))
+	}
+}

@@ -1,0 +1,228 @@
+package rbac_test
+
+import (
+	"fmt"
+	"os"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"flux-token-refresher/internal/config"
+	"flux-token-refresher/internal/rbac"
+)
+
+var account = types.NamespacedName{Namespace: "tokens", Name: "refresher"}
+
+func parse(t *testing.T, text string) *config.Config {
+	t.Helper()
+	c, err := config.Parse("config.yaml", []byte("apiVersion: flux-token-refresher/v1alpha1\nkind: Config\n"+text), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// TestRoles compares the rules of each namespace, one a line.
+func TestRoles(t *testing.T) {
+	t.Parallel()
+	tests := map[string]struct {
+		config string
+		want   map[string][]string
+	}{
+		"one target": {
+			config: `
+identities: [{name: repos, type: workloadIdentity}]
+targets: [{secret: tokens/pull, identity: repos}]`,
+			want: map[string][]string{"tokens": {
+				"[list watch patch] [] [secrets] [pull]",
+				"[create patch] [] [events] []",
+				"[get watch update] [coordination.k8s.io] [leases] [flux-token-refresher]",
+				"[create] [coordination.k8s.io] [leases] []",
+			}},
+		},
+		"namespaces, creation, a credential that two identities share, and a Lease elsewhere": {
+			config: `
+identities:
+  - {name: repos, type: workloadIdentity}
+  - {name: a, type: clientSecret, credentialSecret: credentials/one}
+  - {name: b, type: clientSecret, credentialSecret: credentials/one}
+  - {name: c, type: clientSecret, credentialSecret: team-a/two}
+targets:
+  - {secret: team-b/push, identity: a, create: true}
+  - {secret: team-a/push, identity: b, create: true}
+  - {secret: team-a/pull, identity: repos}
+election: {lease: leases/leader}`,
+			want: map[string][]string{
+				"credentials": {
+					"[get] [] [secrets] [one]",
+				},
+				"leases": {
+					"[get watch update] [coordination.k8s.io] [leases] [leader]",
+					"[create] [coordination.k8s.io] [leases] []",
+				},
+				"team-a": {
+					"[list watch patch] [] [secrets] [pull push]",
+					"[create] [] [secrets] [push]",
+					"[get] [] [secrets] [two]",
+					"[create patch] [] [events] []",
+				},
+				"team-b": {
+					"[list watch patch] [] [secrets] [push]",
+					"[create] [] [secrets] [push]",
+					"[create patch] [] [events] []",
+				},
+			},
+		},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			got := map[string][]string{}
+			for _, object := range rbac.Objects(parse(t, test.config), account) {
+				if role, ok := object.(*rbacv1.Role); ok {
+					for _, r := range role.Rules {
+						got[role.Namespace] = append(got[role.Namespace], fmt.Sprint(r.Verbs, " ", r.APIGroups, " ", r.Resources, " ", r.ResourceNames))
+					}
+				}
+			}
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Errorf("(-want +got)\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestManifests: what the base of deploy/kustomize grants is what config rbac prints for its configuration.
+func TestManifests(t *testing.T) {
+	t.Parallel()
+	const base = "../../deploy/kustomize/base/"
+	c, err := config.Load(base+"config.yaml", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := rbac.YAML(rbac.Objects(c, types.NamespacedName{Namespace: "flux-system", Name: "flux-token-refresher"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(base + "rbac.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), string(got)); diff != "" {
+		t.Errorf("rbac.yaml (-want +got)\n%s", diff)
+	}
+}
+
+// TestYAML holds the whole of the text that people apply.
+func TestYAML(t *testing.T) {
+	t.Parallel()
+	c := parse(t, `
+identities: [{name: repos, type: workloadIdentity}]
+targets: [{secret: team-a/push, identity: repos, create: true}]
+election: {lease: team-a/leader}`)
+	got, err := rbac.YAML(rbac.Objects(c, account))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = `apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata:
+  name: refresher
+  namespace: team-a
+rules:
+- apiGroups:
+  - ""
+  resourceNames:
+  - push
+  resources:
+  - secrets
+  verbs:
+  - list
+  - watch
+  - patch
+- apiGroups:
+  - ""
+  resourceNames:
+  - push
+  resources:
+  - secrets
+  verbs:
+  - create
+- apiGroups:
+  - ""
+  resources:
+  - events
+  verbs:
+  - create
+  - patch
+- apiGroups:
+  - coordination.k8s.io
+  resourceNames:
+  - leader
+  resources:
+  - leases
+  verbs:
+  - get
+  - watch
+  - update
+- apiGroups:
+  - coordination.k8s.io
+  resources:
+  - leases
+  verbs:
+  - create
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata:
+  name: refresher
+  namespace: team-a
+roleRef:
+  apiGroup: rbac.authorization.k8s.io
+  kind: Role
+  name: refresher
+subjects:
+- kind: ServiceAccount
+  name: refresher
+  namespace: tokens
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicy
+metadata:
+  name: refresher
+spec:
+  failurePolicy: Fail
+  matchConditions:
+  - expression: request.userInfo.username.startsWith('system:serviceaccount:') &&
+      request.userInfo.username.endsWith(':' + 'refresher')
+    name: account
+  matchConstraints:
+    resourceRules:
+    - apiGroups:
+      - ""
+      apiVersions:
+      - v1
+      operations:
+      - CREATE
+      resources:
+      - secrets
+  validations:
+  - expression: object.type == 'Opaque'
+    message: flux-token-refresher creates Secrets of the type Opaque only
+    reason: Forbidden
+---
+apiVersion: admissionregistration.k8s.io/v1
+kind: ValidatingAdmissionPolicyBinding
+metadata:
+  name: refresher
+spec:
+  policyName: refresher
+  validationActions:
+  - Deny
+`
+	if diff := cmp.Diff(want, string(got)); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+}

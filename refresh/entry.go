@@ -1,0 +1,114 @@
+package refresh
+
+import (
+	"sync"
+	"time"
+)
+
+// entry is what a term knows of one target. The workqueue gives it to one worker at a time; the
+// mutex is for the watch, the metrics and a shared mint's failure, which come from other goroutines.
+type entry struct {
+	target Target
+
+	mu       sync.Mutex
+	observed Observed
+
+	writeAfter, repairAfter, requestAfter time.Time
+
+	failures   int  // writes in a row
+	conflicted bool // writeAfter only bridges the time until the next observation
+	repairs    int  // in a row, without contentionEnds between them
+	repairedAt time.Time
+
+	finished bool   // for Once
+	said     string // what was said last of a state that lasts
+	counts   map[count]int64
+}
+
+// count is a series of refreshes_total, beside the target's labels.
+type count struct {
+	reason  Reason
+	outcome Outcome
+}
+
+func (e *entry) observe(o Observed) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.observed = o
+	if e.conflicted {
+		e.conflicted, e.writeAfter = false, time.Time{}
+	}
+}
+
+// look gives what Decide needs, beside what the mint remembers.
+func (e *entry) look() (o Observed, m Memory, finished bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.observed, Memory{WriteAfter: e.writeAfter, RepairAfter: e.repairAfter, RequestAfter: e.requestAfter}, e.finished
+}
+
+// finish ends the work on a target, for Once; false when it had ended.
+func (e *entry) finish() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	first := !e.finished
+	e.finished = true
+	return first
+}
+
+func (e *entry) counted(reason Reason, outcome Outcome) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.counts[count{reason, outcome}]++
+}
+
+// says tells whether a state that lasts is to be told: once, until it is another.
+func (e *entry) says(what string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.said == what {
+		return false
+	}
+	e.said = what
+	return true
+}
+
+// wrote notes a write that succeeded, and gives the repairs in a row.
+func (e *entry) wrote(repair bool, now time.Time) int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.failures = 0
+	if !repair {
+		return 0
+	}
+	if now.Sub(e.repairedAt) > contentionEnds {
+		e.repairs = 0
+	}
+	e.repairs++
+	e.repairedAt = now
+	e.repairAfter = now.Add(RepairDelay(e.repairs))
+	return e.repairs
+}
+
+// refused notes a write that failed.
+func (e *entry) refused(err *Error, now time.Time, u float64) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.failures++
+	e.writeAfter = now.Add(RetryDelay(err, e.failures, e.observed.ExpiresAt.Sub(now), u))
+}
+
+// conflict notes a write that came too late for the version it was about. The next observation clears it.
+func (e *entry) conflict(version string, now time.Time) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.observed.Version == version {
+		e.conflicted, e.writeAfter = true, now.Add(time.Second)
+	}
+}
+
+func (e *entry) requested(until time.Time) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.requestAfter = until
+}

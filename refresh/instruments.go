@@ -1,0 +1,115 @@
+package refresh
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
+)
+
+const scope = "flux-token-refresher/refresh"
+
+// instruments are the spans and metrics of one term. What is about a target is observed at each collection, so
+// that it goes with the target and with the term.
+type instruments struct {
+	tracer   trace.Tracer
+	duration metric.Float64Histogram
+	observer metric.Registration
+}
+
+func newInstruments(mp metric.MeterProvider, tp trace.TracerProvider, entries map[Name]*entry) (*instruments, error) {
+	meter := mp.Meter(scope)
+	duration, err1 := meter.Float64Histogram("token_refresher.refresh.duration", metric.WithUnit("s"),
+		metric.WithDescription("Time from the decision to refresh a token until it stood in the Secret, or failed to."),
+		metric.WithExplicitBucketBoundaries(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40))
+	refreshes, err2 := meter.Int64ObservableCounter("token_refresher.refreshes",
+		metric.WithDescription("Reconciliations of a Secret that did something, or had to wait for a change of it."))
+	expiry, err3 := meter.Float64ObservableGauge("token_refresher.token.expiry.timestamp", metric.WithUnit("s"),
+		metric.WithDescription("When the token in the Secret ends, in seconds since 1970."))
+	next, err4 := meter.Float64ObservableGauge("token_refresher.next_refresh.timestamp", metric.WithUnit("s"),
+		metric.WithDescription("When the token in the Secret is to be refreshed, in seconds since 1970."))
+	if err := errors.Join(err1, err2, err3, err4); err != nil {
+		return nil, err
+	}
+	observer, err := meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+		for _, e := range entries {
+			e.report(func(labels attribute.Set, observed Observed) {
+				with := metric.WithAttributeSet(labels)
+				if at := observed.ExpiresAt; !at.IsZero() {
+					o.ObserveFloat64(expiry, float64(at.Unix()), with)
+				}
+				if at := observed.RefreshAt; !at.IsZero() {
+					o.ObserveFloat64(next, float64(at.Unix()), with)
+				}
+			}, func(labels attribute.Set, n int64) {
+				o.ObserveInt64(refreshes, n, metric.WithAttributeSet(labels))
+			})
+		}
+		return nil
+	}, refreshes, expiry, next)
+	if err != nil {
+		return nil, err
+	}
+	return &instruments{tracer: tp.Tracer(scope), duration: duration, observer: observer}, nil
+}
+
+func (i *instruments) close() { _ = i.observer.Unregister() }
+
+func (e *entry) report(state func(attribute.Set, Observed), counter func(attribute.Set, int64)) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	namespace := attribute.String("namespace", e.target.Name.Namespace)
+	secret := attribute.String("secret", e.target.Name.Name)
+	state(attribute.NewSet(namespace, secret), e.observed)
+	for c, n := range e.counts {
+		counter(attribute.NewSet(namespace, secret, attribute.String("reason", string(c.reason)), attribute.String("outcome", string(c.outcome))), n)
+	}
+}
+
+func (i *instruments) took(ctx context.Context, reason Reason, outcome Outcome, d time.Duration) {
+	i.duration.Record(ctx, d.Seconds(), metric.WithAttributes(
+		attribute.String("reason", string(reason)), attribute.String("outcome", string(outcome))))
+}
+
+// refreshSpan is the span of one reconciliation that acts.
+type refreshSpan struct{ trace.Span }
+
+// start opens the span below the event that asked for the refresh, if its trace came along on the Secret.
+func (i *instruments) start(ctx context.Context, target Target, request Request, d Decision) (context.Context, refreshSpan) {
+	ctx = propagation.TraceContext{}.Extract(ctx, propagation.MapCarrier{"traceparent": request.TraceParent})
+	ctx, span := i.tracer.Start(ctx, "refresh", trace.WithSpanKind(trace.SpanKindConsumer), trace.WithAttributes(
+		attribute.String("refresh.target", target.Name.String()), attribute.String("refresh.reason", string(d.Reason))))
+	return ctx, refreshSpan{span}
+}
+
+func (s refreshSpan) end(outcome Outcome, token Token, err error) {
+	s.SetAttributes(attribute.String("refresh.outcome", string(outcome)))
+	if !token.IsZero() {
+		s.SetAttributes(attribute.String("token.expires_at", token.Expires.UTC().Format(time.RFC3339)))
+	}
+	if err != nil {
+		s.SetStatus(codes.Error, err.Error())
+	}
+	s.End()
+}
+
+func (s refreshSpan) gaveUp() {
+	s.SetStatus(codes.Error, "the term of leadership ended")
+	s.End()
+}
+
+// span runs one step of a reconciliation as a span of its own.
+func (i *instruments) span(ctx context.Context, name string, step func(context.Context) error, attrs ...attribute.KeyValue) error {
+	ctx, span := i.tracer.Start(ctx, name, trace.WithAttributes(attrs...))
+	defer span.End()
+	err := step(ctx)
+	if err != nil {
+		span.SetStatus(codes.Error, shown(err).Error())
+	}
+	return err
+}

@@ -1,0 +1,269 @@
+package refresh
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+)
+
+// contended is the repair in a row from which somebody else is told of.
+const contended = 3
+
+// reconcile is the one path: it looks at what is, never at what woke it.
+func (t *term) reconcile(ctx context.Context, e *entry) {
+	o, memory, finished := e.look()
+	if finished {
+		return
+	}
+	m := t.mints[e.target.Mint]
+	m.remember(&memory)
+	memory.Held, _ = t.Source.Held(e.target.Mint)
+
+	d := Decide(e.target, o, memory, t.Policy, time.Now())
+	switch {
+	case d.Action == Look:
+		if d.Reason == "" {
+			e.says("")
+			t.end(e, nil)
+		}
+		t.queue.AddAfter(e.target.Name, min(time.Until(d.At), longestSleep))
+	case d.Action == Await:
+		t.wait(ctx, e, o, d)
+	case !t.leads():
+		t.queue.AddAfter(e.target.Name, freshAgain)
+	case d.Action == Mint && !m.begin(e, d):
+		// Parked: whoever mints wakes it.
+	default:
+		t.act(ctx, e, o, d)
+		t.queue.Add(e.target.Name)
+	}
+}
+
+func (t *term) leads() bool { return t.Fresh == nil || t.Fresh() }
+
+// act carries a decision out, and tells of it in every place where that is told.
+func (t *term) act(ctx context.Context, e *entry, o Observed, d Decision) {
+	started := time.Now()
+	ctx, span := t.instruments.start(ctx, e.target, o.Request, d)
+	outcome, token, err := t.carryOut(ctx, e, o, d)
+	switch {
+	case ctx.Err() != nil || errors.Is(err, errNotLeading):
+		span.gaveUp()
+		return
+	case errors.Is(err, ErrConflict):
+		outcome = Conflicted
+	case err != nil:
+		outcome, err = Failed, known(err)
+	}
+	took := time.Since(started)
+	span.end(outcome, token, err)
+	e.counted(d.Reason, outcome)
+	t.instruments.took(ctx, d.Reason, outcome, took)
+
+	log := t.log(e, d).With("outcome", outcome, "took", took.Round(time.Millisecond))
+	switch {
+	case outcome == Failed:
+		log.WarnContext(ctx, sentences[outcome], "error", err, "expires_at", o.ExpiresAt)
+		t.tellFailure(e, o, known(err))
+		t.end(e, err)
+	case outcome == Conflicted:
+		log.InfoContext(ctx, sentences[outcome])
+	default:
+		log.InfoContext(ctx, sentences[outcome], "token_hash", token.Hash, "expires_at", token.Expires)
+		t.succeeded(e, o, d, outcome)
+	}
+}
+
+var sentences = map[Outcome]string{
+	Failed:     "refresh failed; the Secret stays as it is",
+	Conflicted: "somebody changed the Secret first; looking again",
+	Refreshed:  "wrote a new token",
+	Repaired:   "wrote the token again",
+	Unchanged:  "the issuer gave the same token again",
+	Superseded: "the request was about an earlier token",
+}
+
+var errNotLeading = errors.New("the lease is not known to be ours")
+
+func (t *term) carryOut(ctx context.Context, e *entry, o Observed, d Decision) (Outcome, Token, error) {
+	if d.Action == Supersede {
+		return t.settle(ctx, e, o, Superseded, time.Time{}, Token{})
+	}
+	token, err := t.acquire(ctx, e, o, d)
+	if err != nil {
+		if o.Request.Open() && known(err).Class == Misconfigured {
+			// Trying again will not help whoever asked: the request ends, the target is tried again all the same.
+			if _, _, err := t.settle(ctx, e, o, Failed, time.Time{}, Token{}); err != nil {
+				t.Logger.DebugContext(ctx, "the failed request stays open", "target", e.target.Name.String(), "error", err)
+			}
+		}
+		return Failed, Token{}, err
+	}
+	if d.Renews && token.Hash == o.TokenHash {
+		return t.settle(ctx, e, o, Unchanged, UnchangedAt(token.Expires, time.Now()), token)
+	}
+	record := Record{Reason: d.Reason, RefreshAt: t.Policy.RefreshAt(token), RefreshedAt: time.Now()}
+	outcome := Repaired
+	if token.Hash != o.TokenHash {
+		outcome = Refreshed
+		if o.Request.Open() {
+			record.Handled = Handled{Request: o.Request.ID, Outcome: Refreshed}
+		}
+	}
+	return outcome, token, t.write(ctx, e, o, func(ctx context.Context) error {
+		return t.Store.Apply(ctx, e.target, o, token, record)
+	})
+}
+
+// acquire gives the held token or asks the issuer for one, under the mint that begin gave.
+func (t *term) acquire(ctx context.Context, e *entry, o Observed, d Decision) (Token, error) {
+	var token Token
+	err := t.instruments.span(ctx, "token.acquire", func(ctx context.Context) error {
+		if d.Action == Reuse {
+			token, _ = t.Source.Held(e.target.Mint)
+			return nil
+		}
+		var err error
+		if t.leads() {
+			token, err = t.Source.Token(ctx, e.target.Mint, o.TokenHash)
+		} else {
+			err = errNotLeading
+		}
+		if err == nil && !token.Alive(time.Now()) {
+			err = &Error{Class: Unavailable, Text: "the issuer gave a token that has already ended"}
+		}
+		t.minted(ctx, e, o, d, err)
+		return err
+	}, attribute.Bool("token.reused", d.Action == Reuse), attribute.String("token.identity", e.target.Mint.Identity))
+	return token, err
+}
+
+// minted ends a mint: it remembers how it went, and wakes who was parked for it, or tells them how it failed.
+func (t *term) minted(ctx context.Context, e *entry, o Observed, d Decision, err error) {
+	now := time.Now()
+	var failure *Error
+	if err != nil && ctx.Err() == nil && !errors.Is(err, errNotLeading) {
+		failure = known(err)
+	}
+	if d.Reason == RefreshRequested && (err == nil || known(err).Class == Misconfigured) {
+		e.requested(now.Add(t.Policy.Cooldown))
+	}
+	for _, p := range t.mints[e.target.Mint].end(failure, o.ExpiresAt.Sub(now), now, rand.Float64()) {
+		if failure != nil {
+			p.entry.counted(p.decision.Reason, Failed)
+			o, _, _ := p.entry.look()
+			t.tellFailure(p.entry, o, failure)
+			t.end(p.entry, failure)
+		}
+		t.queue.Add(p.entry.target.Name)
+	}
+}
+
+func (t *term) settle(ctx context.Context, e *entry, o Observed, outcome Outcome, refreshAt time.Time, token Token) (Outcome, Token, error) {
+	var handled Handled
+	if o.Request.Open() {
+		handled = Handled{Request: o.Request.ID, Outcome: outcome}
+	}
+	return outcome, token, t.write(ctx, e, o, func(ctx context.Context) error {
+		return t.Store.Settle(ctx, e.target, o, handled, refreshAt)
+	})
+}
+
+// write is where every write passes: only by a leader, and its failure paces this target's writes alone.
+func (t *term) write(ctx context.Context, e *entry, o Observed, write func(context.Context) error) error {
+	return t.instruments.span(ctx, "secret.apply", func(ctx context.Context) error {
+		if !t.leads() {
+			return errNotLeading
+		}
+		err := write(ctx)
+		switch {
+		case err == nil || ctx.Err() != nil:
+		case errors.Is(err, ErrConflict):
+			e.conflict(o.Version, time.Now())
+		default:
+			e.refused(known(err), time.Now(), rand.Float64())
+		}
+		return err
+	})
+}
+
+func (t *term) succeeded(e *entry, o Observed, d Decision, outcome Outcome) {
+	e.says("")
+	if d.Action != Supersede {
+		t.end(e, nil)
+	}
+	repairs := e.wrote(!d.Renews && d.Action != Supersede, time.Now())
+	name := e.target.Name
+	switch {
+	case d.Reason == Adopted:
+		t.Recorder.Event(name, o.UID, false, string(Adopted), "A credential that was not ours was replaced by a token of identity "+e.target.Mint.Identity+".")
+	case d.Reason == RefreshRequested && outcome == Refreshed:
+		t.Recorder.Event(name, o.UID, false, string(Refreshed), "A new token was written, as requested.")
+	case repairs >= contended && o.UID != "":
+		other := o.OtherManager
+		if other == "" {
+			other = "somebody"
+		}
+		t.Recorder.Event(name, o.UID, true, "Contended", other+" keeps changing this Secret's token; repairs wait longer each time, up to a minute. Take the key out of what "+other+" writes.")
+	}
+}
+
+// tellFailure puts a failure where kubectl describe shows it, once for each kind of it in a row.
+func (t *term) tellFailure(e *entry, o Observed, err *Error) {
+	if e.says(string(err.Class)+err.Code) && o.UID != "" {
+		t.Recorder.Event(e.target.Name, o.UID, true, "RefreshFailed", err.Error())
+	}
+}
+
+// wait tells once of what only a change of the Secret can help.
+func (t *term) wait(ctx context.Context, e *entry, o Observed, d Decision) {
+	if e.says(string(d.Reason) + d.Why) {
+		e.counted(d.Reason, Waiting)
+		level := slog.LevelWarn
+		if d.Reason == Suspended {
+			level = slog.LevelInfo
+		}
+		t.log(e, d).Log(ctx, level, "waiting for the Secret to change")
+		if d.Reason == Refused {
+			t.Recorder.Event(e.target.Name, o.UID, true, string(Refused), d.Why)
+		}
+	}
+	if d.Reason == Suspended {
+		t.end(e, nil)
+	} else {
+		t.end(e, errors.New(d.Why))
+	}
+}
+
+// end tells Once how a target ended; one end is enough.
+func (t *term) end(e *entry, err error) {
+	if t.ended != nil && e.finish() {
+		t.ended(e.target.Name, err)
+	}
+}
+
+func (t *term) log(e *entry, d Decision) *slog.Logger {
+	return t.Logger.With("target", e.target.Name.String(), "reason", d.Reason, "why", d.Why)
+}
+
+// shown gives what may stand in a span: our own sentences, never a server's.
+func shown(err error) error {
+	for _, ours := range []error{ErrConflict, errNotLeading, context.Canceled, context.DeadlineExceeded} {
+		if errors.Is(err, ours) {
+			return ours
+		}
+	}
+	return known(err)
+}
+
+// known gives a failure that may be told to anybody. Anything else says nothing of itself: it could quote a server.
+func known(err error) *Error {
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e
+	}
+	return &Error{Class: Unavailable, Text: "failed for a reason that is not shown"}
+}

@@ -1,0 +1,169 @@
+// Package telemetry sets up what the process says about itself: traces and metrics through the
+// OpenTelemetry SDK, and logs through log/slog. The rest of the product uses the OpenTelemetry API with the
+// providers that Start gives, and *slog.Logger.
+//
+// OpenTelemetry is configured by the environment variables of its specification (OTEL_*) alone. While none
+// names an exporter or an endpoint, nothing leaves the process; /metrics is always served.
+//
+// Instruments are named with dots and carry their unit by UCUM ("s", "{refresh}"): token_refresher.refresh.duration in
+// seconds becomes token_refresher_refresh_duration_seconds on /metrics. A unit of "1" on a gauge would
+// append _ratio: leave the unit out where there is none.
+//
+// Trace context travels as W3C traceparent only (propagation.TraceContext). Baggage is neither read nor sent:
+// it would let a stranger's key-value pairs travel on to Azure and Kubernetes.
+package telemetry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+
+	"go.opentelemetry.io/otel/metric"
+	noopmetric "go.opentelemetry.io/otel/metric/noop"
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/trace"
+	nooptrace "go.opentelemetry.io/otel/trace/noop"
+)
+
+// Config is what OTEL_* does not say. The zero Config works.
+type Config struct {
+	// ServiceVersion is the version of the program; empty: that of the build's main module.
+	ServiceVersion string
+	// PodNamespace and PodName name this replica (downward API); empty outside of a pod.
+	PodNamespace, PodName string
+
+	// LogWriter takes the log, one line per call of Write, one call at a time; nil: standard error.
+	LogWriter io.Writer
+	// LogFormat is JSON unless set.
+	LogFormat LogFormat
+	// LogLevel is the lowest level that is written; Info unless set.
+	LogLevel slog.Level
+}
+
+// Telemetry holds the providers of one process.
+type Telemetry struct {
+	tracers  trace.TracerProvider
+	meters   metric.MeterProvider
+	logger   *slog.Logger
+	metrics  http.Handler
+	shutdown []func(context.Context) error
+}
+
+// Start sets everything up. It opens no connection itself: exporters connect when they first export. An OTEL_* variable
+// that asks for something unknown is an error, so that a rollout stops while the old pods still run.
+//
+// Call it once per process, before goroutines start: OpenTelemetry's error handler and logger, klog's
+// logger and the log of the Azure SDK are global to the process, and autoexport reads its variables from the
+// process's environment. The global tracer and meter providers stay unset.
+func Start(ctx context.Context, cfg Config) (*Telemetry, error) {
+	logger, err := newLogger(cfg)
+	if err != nil {
+		return nil, err
+	}
+	problems := &problems{logger: logger, limit: newLimiter()}
+	captureLibraries(logger, problems)
+
+	t := &Telemetry{logger: logger}
+	registry := newRegistry()
+	t.metrics = metricsHandler(registry, problems)
+
+	// A no-op SDK for every signal, by the specification of OTEL_SDK_DISABLED; what /metrics has left is
+	// the Go runtime and the process.
+	if strings.EqualFold(strings.TrimSpace(os.Getenv("OTEL_SDK_DISABLED")), "true") {
+		t.tracers, t.meters = nooptrace.NewTracerProvider(), noopmetric.NewMeterProvider()
+		logger.Debug("OpenTelemetry is disabled by OTEL_SDK_DISABLED")
+		return t, nil
+	}
+
+	spans, err := spanExporters(ctx)
+	if err != nil {
+		return nil, err
+	}
+	readers, err := metricReaders(ctx)
+	if err != nil {
+		return nil, errors.Join(err, stopAll(ctx, shutdownOf(spans)))
+	}
+	exposition, err := newExposition(registry)
+	if err != nil {
+		return nil, errors.Join(err, stopAll(ctx, append(shutdownOf(spans), shutdownOf(readers)...)))
+	}
+	readers = append(readers, exposition)
+
+	resource := newResource(ctx, cfg)
+	traceOptions := []sdktrace.TracerProviderOption{sdktrace.WithResource(resource)}
+	for _, exporter := range spans {
+		traceOptions = append(traceOptions, sdktrace.WithBatcher(exporter))
+	}
+	meterOptions := []sdkmetric.Option{sdkmetric.WithResource(resource), sdkmetric.WithCardinalityLimit(cardinalityLimit)}
+	for _, reader := range readers {
+		meterOptions = append(meterOptions, sdkmetric.WithReader(reader))
+	}
+	// Spans are made even when nothing exports them: their ids join the log lines of one refresh.
+	tracers, meters := sdktrace.NewTracerProvider(traceOptions...), sdkmetric.NewMeterProvider(meterOptions...)
+	t.tracers, t.meters = tracers, meters
+	t.shutdown = []func(context.Context) error{
+		func(ctx context.Context) error {
+			err := tracers.Shutdown(ctx)
+			if err != nil {
+				// At its deadline the batch processor leaves an export that hangs to itself; stopping the exporter
+				// interrupts that. It tells only the same again.
+				_ = stopAll(ctx, shutdownOf(spans))
+			}
+			return err
+		},
+		meters.Shutdown,
+	}
+	if err := recordBuild(meters, cfg.ServiceVersion); err != nil {
+		return nil, errors.Join(err, t.Shutdown(ctx))
+	}
+	logger.Debug("OpenTelemetry is set up", "spanExporters", len(spans), "metricReaders", len(readers))
+	return t, nil
+}
+
+// TracerProvider makes the tracers of the product.
+func (t *Telemetry) TracerProvider() trace.TracerProvider { return t.tracers }
+
+// MeterProvider makes the meters of the product.
+func (t *Telemetry) MeterProvider() metric.MeterProvider { return t.meters }
+
+// Logger is the process's log. It adds the trace and span id of the context it is given.
+func (t *Telemetry) Logger() *slog.Logger { return t.logger }
+
+// MetricsHandler serves /metrics in the Prometheus text format, or in OpenMetrics (with exemplars) to those who
+// ask for it.
+func (t *Telemetry) MetricsHandler() http.Handler { return t.metrics }
+
+// Shutdown exports what is left and ends all exporters, both signals at once, before ctx ends: give it a
+// deadline. What did not get out by then is lost, and the error says so.
+func (t *Telemetry) Shutdown(ctx context.Context) error {
+	if err := stopAll(ctx, t.shutdown); err != nil {
+		return fmt.Errorf("flush telemetry: %s", redact(err))
+	}
+	return nil
+}
+
+// stopAll calls all at once, so that one that hangs does not take the time of the others.
+func stopAll(ctx context.Context, stop []func(context.Context) error) error {
+	errs := make([]error, len(stop))
+	var all sync.WaitGroup
+	for i, f := range stop {
+		all.Go(func() { errs[i] = f(ctx) })
+	}
+	all.Wait()
+	return errors.Join(errs...)
+}
+
+func shutdownOf[T interface{ Shutdown(context.Context) error }](some []T) []func(context.Context) error {
+	stop := make([]func(context.Context) error, len(some))
+	for i, s := range some {
+		stop[i] = s.Shutdown
+	}
+	return stop
+}
