@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"io"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -40,7 +39,7 @@ type replica struct {
 }
 
 type term struct {
-	ctx   context.Context
+	ctx   context.Context //nolint:containedctx // looked at after the term
 	fresh func() bool
 	began time.Time
 	ended time.Time // zero while it lasts
@@ -580,19 +579,19 @@ func TestWorkThatReturnsEndsRun(t *testing.T) {
 
 func TestOnce(t *testing.T) {
 	t.Parallel()
-	once := func(t *testing.T, a *api, work election.Lead) (leader string, err error, after time.Duration, terms int) {
+	once := func(t *testing.T, a *api, work election.Lead) (leader string, after time.Duration, terms int, err error) {
 		t.Helper()
 		r := &replica{name: "b", link: a.link()}
 		began := time.Now()
 		leader, err = election.Once(t.Context(), r.config(t), r.record(work))
-		return leader, err, time.Since(began), len(r.terms)
+		return leader, time.Since(began), len(r.terms), err
 	}
 	work := func(context.Context, func() bool) error { return nil }
 	t.Run("nobody leads", func(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
 			a := newAPI()
-			leader, err, after, terms := once(t, a, work)
+			leader, after, terms, err := once(t, a, work)
 			expect(t, "leader", leader, "")
 			expect(t, "error", err, nil)
 			expect(t, "terms", terms, 1)
@@ -606,7 +605,7 @@ func TestOnce(t *testing.T) {
 			a := newAPI()
 			living := start(t, a, "a", 0)
 			advance(t, time.Second)
-			leader, err, after, terms := once(t, a, work)
+			leader, after, terms, err := once(t, a, work)
 			expect(t, "leader", leader, "a")
 			expect(t, "error", err, nil)
 			expect(t, "terms", terms, 0)
@@ -619,7 +618,7 @@ func TestOnce(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			a := newAPI()
 			a.hold(t, "a")
-			leader, err, after, terms := once(t, a, work)
+			leader, after, terms, err := once(t, a, work)
 			expect(t, "leader", leader, "")
 			expect(t, "error", err, nil)
 			expect(t, "terms", terms, 1)
@@ -630,7 +629,7 @@ func TestOnce(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
 			a := newAPI()
-			_, err, _, terms := once(t, a, func(ctx context.Context, _ func() bool) error {
+			_, _, terms, err := once(t, a, func(ctx context.Context, _ func() bool) error {
 				a.hold(t, "c")
 				<-ctx.Done()
 				return ctx.Err()
@@ -721,7 +720,7 @@ func TestMetrics(t *testing.T) {
 		b := &replica{name: "b", link: a.link(), done: make(chan struct{})}
 		cfg := b.config(t)
 		cfg.MeterProvider = meters
-		cfg.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
+		cfg.Logger = slog.New(slog.DiscardHandler)
 		ctx, stop := context.WithCancel(t.Context())
 		go func() {
 			defer close(b.done)

@@ -21,7 +21,8 @@ type Source interface {
 type Store interface {
 	// Watch tells observe what is there, at once and at every change, until ctx ends; it reconnects by itself
 	// and returns ctx's error. Calls of observe for one target never overlap, and never go back to an
-	// older version: answers to Apply and Settle come through it too, before those return.
+	// older version: answers to Apply and Settle come through it too, before those return. observe must not call
+	// the Store.
 	Watch(ctx context.Context, target Target, observe func(Observed)) error
 	// Apply writes the token and all that we own, if the Secret is still the observed one.
 	Apply(ctx context.Context, target Target, observed Observed, token Token, record Record) error
@@ -37,7 +38,7 @@ type Record struct {
 	Handled                Handled
 }
 
-// Recorder tells the people who look at a Secret (kubectl describe) what happened to it.
+// Recorder tells the people who look at a Secret what happened to it (kubectl events --for secret/NAME).
 type Recorder interface {
 	// Event is best effort and does not block. The note is a sentence for a person.
 	Event(name Name, uid string, warning bool, reason, note string)

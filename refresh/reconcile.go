@@ -65,12 +65,12 @@ func (t *term) act(ctx context.Context, e *entry, o Observed, d Decision) {
 	t.instruments.took(ctx, d.Reason, outcome, took)
 
 	log := t.log(e, d).With("outcome", outcome, "took", took.Round(time.Millisecond))
-	switch {
-	case outcome == Failed:
+	switch outcome {
+	case Failed:
 		log.WarnContext(ctx, sentences[outcome], "error", err, "expires_at", o.ExpiresAt)
 		t.tellFailure(e, o, known(err))
 		t.end(e, err)
-	case outcome == Conflicted:
+	case Conflicted:
 		log.InfoContext(ctx, sentences[outcome])
 	default:
 		log.InfoContext(ctx, sentences[outcome], "token_hash", token.Hash, "expires_at", token.Expires)
@@ -212,7 +212,7 @@ func (t *term) succeeded(e *entry, o Observed, d Decision, outcome Outcome) {
 	}
 }
 
-// tellFailure puts a failure where kubectl describe shows it, once for each kind of it in a row.
+// tellFailure puts a failure beside the Secret, once for each kind of it in a row.
 func (t *term) tellFailure(e *entry, o Observed, err *Error) {
 	if e.says(string(err.Class)+err.Code) && o.UID != "" {
 		t.Recorder.Event(e.target.Name, o.UID, true, "RefreshFailed", err.Error())

@@ -128,10 +128,10 @@ func (r *Refresher) serve(ctx context.Context, ended func(Name, error)) error {
 				e.observe(o)
 				t.queue.Add(e.target.Name)
 			})
-			if ctx.Err() != nil {
-				return nil
+			if ctx.Err() == nil {
+				return err
 			}
-			return err
+			return nil
 		})
 	}
 	for range workers {

@@ -593,7 +593,7 @@ func TestSpans(t *testing.T) {
 		}
 		attributes := map[string]string{}
 		for _, a := range root.Attributes() {
-			attributes[string(a.Key)] = a.Value.Emit()
+			attributes[string(a.Key)] = a.Value.String()
 		}
 		if diff := cmp.Diff(map[string]string{
 			"refresh.target": "flux-system/flux-system", "refresh.reason": "RefreshRequested", "refresh.outcome": "Refreshed",

@@ -107,9 +107,9 @@ func TestRetryDelay(t *testing.T) {
 
 func TestRepairDelayGrowsToAMinute(t *testing.T) {
 	t.Parallel()
-	want := []time.Duration{1, 2, 4, 8, 16, 32, 60, 60}
+	want := []int{1, 2, 4, 8, 16, 32, 60, 60}
 	for i, seconds := range want {
-		if got := refresh.RepairDelay(i + 1); got != seconds*time.Second {
+		if got := refresh.RepairDelay(i + 1); got != time.Duration(seconds)*time.Second {
 			t.Errorf("after repair %d: %s, want %ds", i+1, got, seconds)
 		}
 	}

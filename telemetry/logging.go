@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 
 	"go.opentelemetry.io/otel/trace"
 )
@@ -75,6 +76,6 @@ func (h traced) WithGroup(name string) slog.Handler {
 }
 
 func (h traced) and(with func(slog.Handler) slog.Handler) slog.Handler {
-	// The full slice expression keeps siblings from writing into one another's array.
-	return traced{root: h.root, full: with(h.full), with: append(h.with[:len(h.with):len(h.with)], with)}
+	// Clipped, so that siblings do not write into one another's array.
+	return traced{root: h.root, full: with(h.full), with: append(slices.Clip(h.with), with)}
 }

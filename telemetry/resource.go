@@ -9,6 +9,7 @@ import (
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/sdk/resource"
+
 	// The version that the SDK's own detectors use: resources with different schema URLs do not merge.
 	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 )

@@ -91,8 +91,9 @@ func (f *flags) kube() (*rest.Config, error) {
 		return nil, fmt.Errorf("no access to a Kubernetes API: run in a pod, or give --kubeconfig: %w", err)
 	}
 	kube.UserAgent = "flux-token-refresher/" + versionOf().Version
-	kube.QPS = -1    // kube-apiserver's own fairness decides
-	kube.Timeout = 0 // it would end watches; every other request has its own deadline
+	kube.WarningHandler = rest.NoWarnings{} // they could quote what was sent
+	kube.QPS = -1                           // kube-apiserver's own fairness decides
+	kube.Timeout = 0                        // it would end watches; every other request has its own deadline
 	return kube, nil
 }
 

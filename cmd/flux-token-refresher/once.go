@@ -59,6 +59,6 @@ func (i *installation) once(ctx context.Context) error {
 	}
 	stopRecording()
 	owned.Wait()
-	within(telemetryShare, i.telemetry.Shutdown)
+	within(ctx, telemetryShare, i.telemetry.Shutdown)
 	return err
 }

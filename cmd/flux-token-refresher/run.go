@@ -71,9 +71,9 @@ func (i *installation) run(ctx context.Context) (err error) {
 	log.Info("shutting down")
 
 	stopRecording()
-	within(serverShare, server.Shutdown)
+	within(ctx, serverShare, server.Shutdown)
 	owned.Wait()
-	within(telemetryShare, i.telemetry.Shutdown)
+	within(ctx, telemetryShare, i.telemetry.Shutdown)
 	return err
 }
 
@@ -86,8 +86,9 @@ func (i *installation) lead(ctx context.Context, fresh func() bool) error {
 	return r.Run(ctx)
 }
 
-func within(d time.Duration, do func(context.Context) error) {
-	ctx, cancel := context.WithTimeout(context.Background(), d)
+// within gives do its share of the shutdown, although ctx has ended.
+func within(ctx context.Context, d time.Duration, do func(context.Context) error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), d)
 	defer cancel()
 	_ = do(ctx)
 }

@@ -181,6 +181,9 @@ func compare(t *testing.T, got, want *config.Config, keys [][]string) {
 	if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(refresh.Target{}, "Format", "ConfigHash")); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
 	}
+	if len(keys) != len(got.Targets) {
+		t.Fatalf("%d targets, want %d", len(got.Targets), len(keys))
+	}
 	for i, target := range got.Targets {
 		if diff := cmp.Diff(keys[i], target.Format.Keys()); diff != "" {
 			t.Errorf("keys of %s (-want +got)\n%s", target.Name, diff)
@@ -498,8 +501,7 @@ func TestNotBuilt(t *testing.T) {
 func expect(t *testing.T, file string, env func(string) string, want []string) {
 	t.Helper()
 	_, err := config.Parse("config.yaml", []byte(file), env)
-	var all *config.Error
-	if !errors.As(err, &all) {
+	if _, ok := errors.AsType[*config.Error](err); !ok {
 		t.Fatalf("Parse gives %v, want an *Error", err)
 	}
 	for i := range want {

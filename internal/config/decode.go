@@ -97,7 +97,7 @@ func (d *decoder) full() bool { return len(d.problems) == maxProblems }
 
 // object fills a struct; n is nil when the file does not speak of it.
 func (d *decoder) object(n *yaml.Node, path string, into reflect.Value) {
-	if t, ok := into.Addr().Interface().(interface{ setDefaults() }); ok {
+	if t, ok := reflect.TypeAssert[interface{ setDefaults() }](into.Addr()); ok {
 		t.setDefaults()
 	}
 	values := map[string]*yaml.Node{}

@@ -63,6 +63,7 @@ type ClientSecret struct {
 	Read func(context.Context) (string, error)
 }
 
+//nolint:unparam // a secret makes no claims
 func (c ClientSecret) open(ctx context.Context, id Identity, options azcore.ClientOptions) (azcore.TokenCredential, claims, error) {
 	value, err := c.Read(ctx)
 	if err != nil {

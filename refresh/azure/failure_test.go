@@ -208,6 +208,7 @@ func TestNetwork(t *testing.T) {
 		{"hung up", mute.Addr().String(), mute.Addr().String() + " or the proxy to it"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
 			b := newBench(t, func(b *bench) { b.config.Identities[0].AuthorityHost = "https://" + c.host })
 			if got := b.failure(t, workload); got.Class != refresh.Unavailable || !strings.Contains(got.Text, c.says) {
 				t.Errorf("%s: %s, want …%s…", got.Class, got.Text, c.says)

@@ -122,7 +122,7 @@ func TestNothingLeaks(t *testing.T) {
 			t.Errorf("span %s says %+v %+v", s.Name, s.Status, s.Events)
 		}
 		for _, attribute := range s.Attributes {
-			fmt.Fprintln(&said, s.Name, attribute.Key, attribute.Value.Emit())
+			fmt.Fprintln(&said, s.Name, attribute.Key, attribute.Value.String())
 		}
 	}
 	var metrics metricdata.ResourceMetrics
@@ -155,7 +155,7 @@ func (c child) run() {
 	for _, key := range []refresh.MintKey{workload, bySecret} {
 		for range c.Asks {
 			token, err := source.Token(ctx, key, "")
-			fmt.Println(key, token, err)
+			fmt.Fprintln(os.Stdout, key, token, err)
 		}
 	}
 	must(goleak.Find()) // Entra still runs: a connection that was left open would be seen

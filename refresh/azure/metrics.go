@@ -39,8 +39,7 @@ func newMetrics(provider metric.MeterProvider) (metrics, error) {
 
 func (m metrics) record(ctx context.Context, identity string, took time.Duration, err error) {
 	outcome := "success"
-	var failure *refresh.Error
-	if errors.As(err, &failure) {
+	if failure, ok := errors.AsType[*refresh.Error](err); ok {
 		outcome = string(failure.Class)
 	}
 	m.requests.Add(ctx, 1, metric.WithAttributes(attribute.String("identity", identity), attribute.String("outcome", outcome)))

@@ -35,7 +35,7 @@ func TestMetricsAsPrometheusShowsThem(t *testing.T) {
 	b.token(t, workload, first.Hash)
 	b.Next(azuretest.Throttled("1"), azuretest.Broken(http.StatusBadGateway), azuretest.AADSTS(7000215))
 	for range 3 {
-		b.failure(t, bySecret)
+		_ = b.failure(t, bySecret)
 	}
 
 	families, err := registry.Gather()

@@ -7,8 +7,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
-	"log"
+	"log/slog"
 	"net"
 	"net/http"
 	"sync"
@@ -68,7 +67,7 @@ func Start(config Config) (*Entra, error) {
 		Protocols:         new(http.Protocols),
 		TLSConfig:         &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12},
 		ReadHeaderTimeout: 10 * time.Second,
-		ErrorLog:          log.New(io.Discard, "", 0), // clients that do not trust the CA are part of tests
+		ErrorLog:          slog.NewLogLogger(slog.DiscardHandler, 0), // clients that do not trust the CA are part of tests
 		ConnState: func(_ net.Conn, state http.ConnState) {
 			switch state {
 			case http.StateNew:

@@ -271,7 +271,7 @@ func TestCloseEndsAHang(t *testing.T) {
 	w.Next(azuretest.Hang())
 	result := make(chan error, 1)
 	go func() {
-		resp, err := w.http.PostForm(w.URL()+tenant+"/oauth2/v2.0/token", form(nil))
+		resp, err := w.http.PostForm(w.URL()+tenant+"/oauth2/v2.0/token", form(nil)) //nolint:noctx // Close is what ends it
 		if err == nil {
 			_ = resp.Body.Close()
 		}
