@@ -104,6 +104,11 @@ func (c *Cluster) Address() string { return c.address }
 // with the CA of Config, as a cloud's public issuer allows it.
 func (c *Cluster) Issuer() string { return "https://" + c.address }
 
+// HTTPClient gives an HTTP client that trusts the API server and carries no credentials.
+func (c *Cluster) HTTPClient() (*http.Client, error) {
+	return rest.HTTPClientFor(rest.AnonymousClientConfig(c.admin))
+}
+
 // Token asks for a token of a ServiceAccount, valid for an hour; without audiences it is for the API server.
 func (c *Cluster) Token(ctx context.Context, namespace, serviceAccount string, audiences ...string) (string, error) {
 	client, err := kubernetes.NewForConfig(c.admin)
@@ -171,11 +176,13 @@ func (c *Cluster) StartAPI(ctx context.Context) error {
 	}
 	c.api = api
 	ready := func(ctx context.Context) error {
-		ca, err := os.ReadFile(file("apiserver.crt"))
-		if err != nil {
-			return err
+		if c.admin.CAData == nil { // a restart keeps the certificate
+			ca, err := os.ReadFile(file("apiserver.crt"))
+			if err != nil {
+				return err
+			}
+			c.admin.CAData = ca
 		}
-		c.admin.CAData = ca
 		client, err := kubernetes.NewForConfig(c.admin)
 		if err != nil {
 			return err
@@ -265,9 +272,4 @@ func (c *Cluster) publishIssuer(ctx context.Context) error {
 		return fmt.Errorf("publish the issuer's keys: %w", err)
 	}
 	return nil
-}
-
-// HTTPClient gives an HTTP client that trusts the API server and carries no credentials.
-func (c *Cluster) HTTPClient() (*http.Client, error) {
-	return rest.HTTPClientFor(rest.AnonymousClientConfig(c.admin))
 }

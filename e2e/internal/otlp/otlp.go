@@ -157,8 +157,8 @@ func newSpan(resource map[string]string, span *tracepb.Span) Span {
 		TraceID: hex.EncodeToString(span.GetTraceId()), ID: hex.EncodeToString(span.GetSpanId()),
 		Parent: hex.EncodeToString(span.GetParentSpanId()),
 		Name:   span.GetName(), Kind: span.GetKind(),
-		Start:      time.Unix(0, int64(span.GetStartTimeUnixNano())), //nolint:gosec // nanoseconds of this century
-		End:        time.Unix(0, int64(span.GetEndTimeUnixNano())),   //nolint:gosec // the same
+		Start:      time.Unix(0, int64(span.GetStartTimeUnixNano())),
+		End:        time.Unix(0, int64(span.GetEndTimeUnixNano())),
 		Attributes: texts(span.GetAttributes()), Resource: resource,
 		Status: span.GetStatus().GetCode(), StatusText: span.GetStatus().GetMessage(),
 	}
