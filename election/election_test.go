@@ -360,6 +360,32 @@ func TestLostRaceCostsNoTime(t *testing.T) {
 	})
 }
 
+func TestLostRaceBehindADeafWatchIsNotHammered(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		a := newAPI()
+		a.hold(t, "a")
+		b := start(t, a, "b", 0)
+		synctest.Wait()
+		b.link.set(func(l *link) {
+			l.before = func(r *http.Request) {
+				if r.Method == http.MethodPut {
+					b.link.set(func(l *link) { l.before, l.silent = nil, true })
+					a.hold(t, "c")
+				}
+			}
+		})
+		before := b.link.count()
+		a.hold(t, "")
+		advance(t, 14*time.Second)
+		expect(t, "calls until leaseDuration has passed (the write that lost)", b.link.count()-before, 1)
+		a.hold(t, "")
+		advance(t, 2*time.Second)
+		expect(t, "b leads once it asks", b.leads(), true)
+		b.quit(t)
+	})
+}
+
 func TestThreeReplicasOneLeads(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
