@@ -611,7 +611,7 @@ func newDeafProxy(t *testing.T) *deafProxy {
 		FlushInterval: -1,
 		ModifyResponse: func(r *http.Response) error {
 			if r.Request.URL.Query().Get("watch") != "" {
-				r.Body = &deafBody{r.Body, r.Request.Context(), p.deaf}
+				r.Body = &deafBody{r.Body, p.deaf, r.Request.Context().Done()}
 			}
 			return nil
 		},
@@ -622,8 +622,7 @@ func newDeafProxy(t *testing.T) *deafProxy {
 
 type deafBody struct {
 	io.ReadCloser
-	ctx  context.Context
-	deaf <-chan struct{}
+	deaf, over <-chan struct{}
 }
 
 // Read implements io.Reader.
@@ -631,8 +630,8 @@ func (b *deafBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	select {
 	case <-b.deaf:
-		<-b.ctx.Done()
-		return 0, b.ctx.Err()
+		<-b.over
+		return 0, context.Canceled
 	default:
 		return n, err
 	}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"io"
 	"log/slog"
 	"net/http"
 	"slices"
@@ -41,7 +40,7 @@ type replica struct {
 }
 
 type term struct {
-	ctx   context.Context
+	over  <-chan struct{}
 	fresh func() bool
 	began time.Time
 	ended time.Time // zero while it lasts
@@ -82,7 +81,7 @@ func (r *replica) config(t *testing.T) election.Config {
 
 func (r *replica) record(work election.Lead) election.Lead {
 	return func(ctx context.Context, fresh func() bool) error {
-		term := &term{ctx: ctx, fresh: fresh, began: time.Now()}
+		term := &term{over: ctx.Done(), fresh: fresh, began: time.Now()}
 		r.mu.Lock()
 		r.terms = append(r.terms, term)
 		r.mu.Unlock()
@@ -107,8 +106,12 @@ func (r *replica) last() term {
 }
 
 func (r *replica) leads() bool {
-	last := r.last()
-	return last.ctx != nil && last.ctx.Err() == nil
+	select {
+	case <-r.last().over:
+		return false
+	default:
+		return r.last().over != nil
+	}
 }
 
 // quit stops the replica and waits for it.
@@ -266,7 +269,7 @@ func TestHalfOpenWatchTakesNothingFromALivingLeader(t *testing.T) {
 		advance(t, 10*time.Minute)
 		expect(t, "terms of the leader", len(leader.terms), 1)
 		expect(t, "leader leads", leader.leads(), true)
-		expect(t, "follower led", follower.last().ctx, context.Context(nil))
+		expect(t, "terms of the follower", len(follower.terms), 0)
 		if n := follower.link.count(); n > 200 {
 			t.Errorf("the follower made %d calls in ten minutes with a deaf watch, want a few per leaseDuration", n)
 		}
@@ -625,19 +628,19 @@ func TestWorkThatReturnsEndsRun(t *testing.T) {
 
 func TestOnce(t *testing.T) {
 	t.Parallel()
-	once := func(t *testing.T, a *api, work election.Lead) (leader string, err error, after time.Duration, terms int) {
+	once := func(t *testing.T, a *api, work election.Lead) (leader string, after time.Duration, terms int, err error) {
 		t.Helper()
 		r := &replica{name: "b", link: a.link()}
 		began := time.Now()
 		leader, err = election.Once(t.Context(), r.config(t), r.record(work))
-		return leader, err, time.Since(began), len(r.terms)
+		return leader, time.Since(began), len(r.terms), err
 	}
 	work := func(context.Context, func() bool) error { return nil }
 	t.Run("nobody leads", func(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
 			a := newAPI()
-			leader, err, after, terms := once(t, a, work)
+			leader, after, terms, err := once(t, a, work)
 			expect(t, "leader", leader, "")
 			expect(t, "error", err, nil)
 			expect(t, "terms", terms, 1)
@@ -651,7 +654,7 @@ func TestOnce(t *testing.T) {
 			a := newAPI()
 			living := start(t, a, "a", 0)
 			advance(t, time.Second)
-			leader, err, after, terms := once(t, a, work)
+			leader, after, terms, err := once(t, a, work)
 			expect(t, "leader", leader, "a")
 			expect(t, "error", err, nil)
 			expect(t, "terms", terms, 0)
@@ -664,7 +667,7 @@ func TestOnce(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			a := newAPI()
 			a.hold(t, "a")
-			leader, err, after, terms := once(t, a, work)
+			leader, after, terms, err := once(t, a, work)
 			expect(t, "leader", leader, "")
 			expect(t, "error", err, nil)
 			expect(t, "terms", terms, 1)
@@ -675,7 +678,7 @@ func TestOnce(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
 			a := newAPI()
-			_, err, _, terms := once(t, a, func(ctx context.Context, _ func() bool) error {
+			_, _, terms, err := once(t, a, func(ctx context.Context, _ func() bool) error {
 				a.hold(t, "c")
 				<-ctx.Done()
 				return ctx.Err()
@@ -766,7 +769,7 @@ func TestMetrics(t *testing.T) {
 		b := &replica{name: "b", link: a.link(), done: make(chan struct{})}
 		cfg := b.config(t)
 		cfg.MeterProvider = meters
-		cfg.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
+		cfg.Logger = slog.New(slog.DiscardHandler)
 		ctx, stop := context.WithCancel(t.Context())
 		go func() {
 			defer close(b.done)
