@@ -36,14 +36,13 @@ type replica struct {
 	log  bytes.Buffer  // likewise
 
 	mu    sync.Mutex
-	terms []*term
+	terms []term
 }
 
 type term struct {
 	over  <-chan struct{}
 	fresh func() bool
 	began time.Time
-	ended time.Time // zero while it lasts
 }
 
 // start starts a replica whose work waits for the end of its term and then, for linger, returns nothing.
@@ -81,16 +80,9 @@ func (r *replica) config(t *testing.T) election.Config {
 
 func (r *replica) record(work election.Lead) election.Lead {
 	return func(ctx context.Context, fresh func() bool) error {
-		term := &term{over: ctx.Done(), fresh: fresh, began: time.Now()}
 		r.mu.Lock()
-		r.terms = append(r.terms, term)
+		r.terms = append(r.terms, term{over: ctx.Done(), fresh: fresh, began: time.Now()})
 		r.mu.Unlock()
-		stop := context.AfterFunc(ctx, func() {
-			r.mu.Lock()
-			term.ended = time.Now()
-			r.mu.Unlock()
-		})
-		defer stop()
 		return work(ctx, fresh)
 	}
 }
@@ -102,15 +94,16 @@ func (r *replica) last() term {
 	if len(r.terms) == 0 {
 		return term{}
 	}
-	return *r.terms[len(r.terms)-1]
+	return r.terms[len(r.terms)-1]
 }
 
 func (r *replica) leads() bool {
+	last := r.last()
 	select {
-	case <-r.last().over:
+	case <-last.over:
 		return false
 	default:
-		return r.last().over != nil
+		return last.over != nil
 	}
 }
 
