@@ -470,7 +470,7 @@ func TestElectionPausedLeader(t *testing.T) {
 	e := newElectorate(t, scaled, time.Second)
 	a := e.start(t, "a", controlPlane.Config().Host)
 	e.waitLeader(t, 0)
-	e.waitRenewals(t, "a", 1)
+	e.waitRenewals(t, "a", 3)
 	e.start(t, "b", controlPlane.Config().Host)
 
 	mark, paused := e.mark(), time.Now()
@@ -494,7 +494,7 @@ func TestElectionReleaseSparesSuccessor(t *testing.T) {
 	e := newElectorate(t, scaled, 0)
 	a := e.start(t, "a", controlPlane.Config().Host)
 	e.waitLeader(t, 0)
-	e.waitRenewals(t, "a", 1)
+	e.waitRenewals(t, "a", 3)
 	e.start(t, "b", controlPlane.Config().Host)
 
 	mark := e.mark()
@@ -520,7 +520,7 @@ func TestElectionNetwork(t *testing.T) {
 			e := newElectorate(t, scaled, time.Second)
 			a, proxy := e.startBehindProxy(t, "a")
 			e.waitLeader(t, 0)
-			e.waitRenewals(t, "a", 1)
+			e.waitRenewals(t, "a", 3)
 			e.start(t, "b", controlPlane.Config().Host)
 
 			mark, failed := e.mark(), time.Now()
@@ -617,6 +617,8 @@ func newDeafProxy(t *testing.T) *deafProxy {
 			}
 			return nil
 		},
+		// A candidate that ends cancels its calls: not worth a line.
+		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) },
 	})
 	t.Cleanup(p.Close)
 	return p
