@@ -60,8 +60,10 @@ type candidateSpec struct {
 
 type timing struct{ LeaseDuration, RenewDeadline, RetryPeriod time.Duration }
 
-// scaled is client-go's default divided by five.
-var scaled = timing{LeaseDuration: 3 * time.Second, RenewDeadline: 2 * time.Second, RetryPeriod: 400 * time.Millisecond}
+var (
+	usual  = timing{election.DefaultLeaseDuration, election.DefaultRenewDeadline, election.DefaultRetryPeriod}
+	scaled = timing{usual.LeaseDuration / 5, usual.RenewDeadline / 5, usual.RetryPeriod / 5}
+)
 
 // candidate is a replica whose work, while fresh allows it, is to write into a ConfigMap who it is and when it began to.
 func candidate() int {
@@ -88,6 +90,7 @@ func runCandidate(ctx context.Context, raw []byte) error {
 	if err != nil {
 		return err
 	}
+	logger := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	return election.Run(ctx, election.Config{
 		Client:        client.CoordinationV1(),
 		Lease:         types.NamespacedName{Namespace: spec.Namespace, Name: leaseName},
@@ -95,7 +98,7 @@ func runCandidate(ctx context.Context, raw []byte) error {
 		LeaseDuration: spec.Timing.LeaseDuration,
 		RenewDeadline: spec.Timing.RenewDeadline,
 		RetryPeriod:   spec.Timing.RetryPeriod,
-		Logger:        slog.New(slog.NewTextHandler(os.Stderr, nil)),
+		Logger:        logger,
 	}, func(ctx context.Context, fresh func() bool) error {
 		lingering, stop := context.WithCancel(context.WithoutCancel(ctx))
 		defer stop()
@@ -117,7 +120,7 @@ func runCandidate(ctx context.Context, raw []byte) error {
 			_, err := client.CoreV1().ConfigMaps(spec.Namespace).Patch(call, ticksName, types.MergePatchType, patch, metav1.PatchOptions{})
 			cancel()
 			if err != nil {
-				slog.Info("a tick failed", "error", err)
+				logger.Info("a tick failed", "error", err)
 			}
 		}
 	})
@@ -442,11 +445,10 @@ func (e *electorate) startThree(t *testing.T) (running map[string]*process.Proce
 }
 
 func TestElectionSIGTERM(t *testing.T) {
-	e := newElectorate(t, timing{}, 0)
+	e := newElectorate(t, usual, 0)
 	running, start := e.startThree(t)
 	took := e.rounds(t, 10, syscall.SIGTERM, running, start)
 	expectTakeovers(t, took, 250*time.Millisecond, time.Second)
-	e.timing.RenewDeadline = election.DefaultRenewDeadline
 	e.expectFenced(t)
 }
 
@@ -468,7 +470,7 @@ func TestElectionPausedLeader(t *testing.T) {
 	e := newElectorate(t, scaled, time.Second)
 	a := e.start(t, "a", controlPlane.Config().Host)
 	e.waitLeader(t, 0)
-	e.waitRenewals(t, "a", 1)
+	e.waitRenewals(t, "a", 3)
 	e.start(t, "b", controlPlane.Config().Host)
 
 	mark, paused := e.mark(), time.Now()
@@ -492,7 +494,7 @@ func TestElectionReleaseSparesSuccessor(t *testing.T) {
 	e := newElectorate(t, scaled, 0)
 	a := e.start(t, "a", controlPlane.Config().Host)
 	e.waitLeader(t, 0)
-	e.waitRenewals(t, "a", 1)
+	e.waitRenewals(t, "a", 3)
 	e.start(t, "b", controlPlane.Config().Host)
 
 	mark := e.mark()
@@ -518,7 +520,7 @@ func TestElectionNetwork(t *testing.T) {
 			e := newElectorate(t, scaled, time.Second)
 			a, proxy := e.startBehindProxy(t, "a")
 			e.waitLeader(t, 0)
-			e.waitRenewals(t, "a", 1)
+			e.waitRenewals(t, "a", 3)
 			e.start(t, "b", controlPlane.Config().Host)
 
 			mark, failed := e.mark(), time.Now()
@@ -611,10 +613,12 @@ func newDeafProxy(t *testing.T) *deafProxy {
 		FlushInterval: -1,
 		ModifyResponse: func(r *http.Response) error {
 			if r.Request.URL.Query().Get("watch") != "" {
-				r.Body = &deafBody{r.Body, r.Request.Context(), p.deaf}
+				r.Body = &deafBody{r.Body, p.deaf, r.Request.Context().Done()}
 			}
 			return nil
 		},
+		// A candidate that ends cancels its calls: not worth a line.
+		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) { w.WriteHeader(http.StatusBadGateway) },
 	})
 	t.Cleanup(p.Close)
 	return p
@@ -622,8 +626,7 @@ func newDeafProxy(t *testing.T) *deafProxy {
 
 type deafBody struct {
 	io.ReadCloser
-	ctx  context.Context
-	deaf <-chan struct{}
+	deaf, over <-chan struct{}
 }
 
 // Read implements io.Reader.
@@ -631,8 +634,8 @@ func (b *deafBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	select {
 	case <-b.deaf:
-		<-b.ctx.Done()
-		return 0, b.ctx.Err()
+		<-b.over
+		return 0, context.Canceled
 	default:
 		return n, err
 	}

@@ -12,6 +12,7 @@ import (
 	coordinationv1 "k8s.io/api/coordination/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
 	coordinationclient "k8s.io/client-go/kubernetes/typed/coordination/v1"
 )
 
@@ -113,10 +114,14 @@ func (t *term) free(ctx context.Context) (*sighting, error) {
 			left := max(time.Until(s.until), time.Until(s.again))
 			if left <= 0 {
 				stands, err := t.watch.stands(ctx, s)
-				if err != nil || stands {
-					return s, err
+				if stands {
+					return s, nil
 				}
-				continue
+				if err == nil {
+					continue
+				}
+				// Not back to client-go, which would sleep: the watch may be the first to get through.
+				left = wait.Jitter(t.cfg.RetryPeriod, 0.2)
 			}
 			expired = time.After(left)
 		}

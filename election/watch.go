@@ -92,8 +92,11 @@ func (w *watcher) saw(lease *coordinationv1.Lease) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	old := w.seen
-	if old != nil && (older(lease.ResourceVersion, old.version) || old.lease != nil && lease.ResourceVersion == old.version) {
-		return
+	if old != nil {
+		order, err := resourceversion.CompareResourceVersion(lease.ResourceVersion, old.version)
+		if err == nil && (order < 0 || order == 0 && old.lease != nil) {
+			return
+		}
 	}
 	// A copy: client-go's LeaseLock writes into the Lease that it was given.
 	s := &sighting{lease: lease.DeepCopy(), version: lease.ResourceVersion}
@@ -115,12 +118,6 @@ func (w *watcher) saw(lease *coordinationv1.Lease) {
 	w.publish(s)
 }
 
-// older says that resourceVersion a is from before b. What cannot be compared is not older.
-func older(a, b string) bool {
-	order, err := resourceversion.CompareResourceVersion(a, b)
-	return err == nil && order < 0
-}
-
 // gone takes in that there is no Lease. version is that of the deletion, "" where it is not known.
 func (w *watcher) gone(version string) {
 	w.mu.Lock()
@@ -128,9 +125,6 @@ func (w *watcher) gone(version string) {
 	s := sighting{}
 	if w.seen != nil {
 		s = *w.seen
-	}
-	if older(version, s.version) {
-		return
 	}
 	s.lease, s.again = nil, time.Time{}
 	if version != "" {
