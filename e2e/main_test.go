@@ -24,9 +24,6 @@ import (
 // starts a Cluster of its own.
 var controlPlane *cluster.Cluster
 
-// binaries are what the control plane runs from.
-var binaries cluster.Binaries
-
 // buildProduct builds the product into the run's folder, with the race detector, when the first test wants it.
 var buildProduct func() (string, error)
 
@@ -57,7 +54,7 @@ func TestMain(m *testing.M) {
 // run runs the tests between start and end of the control plane.
 func run(m *testing.M) (code int, err error) {
 	ctx := context.Background()
-	binaries, err = clusterBinaries(ctx)
+	binaries, err := clusterBinaries(ctx)
 	if err != nil {
 		return 0, err
 	}
@@ -88,21 +85,6 @@ func clusterBinaries(ctx context.Context) (cluster.Binaries, error) {
 		return cluster.Binaries{}, err
 	}
 	return cluster.Binaries{Etcd: etcd, KubeAPIServer: api}, nil
-}
-
-// newCluster starts a control plane for a test that stops or pauses its API server.
-func newCluster(t *testing.T) *cluster.Cluster {
-	t.Helper()
-	c, err := cluster.Start(t.Context(), binaries, t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := c.Stop(); err != nil {
-			t.Error(err)
-		}
-	})
-	return c
 }
 
 // newNamespace creates a namespace in the shared control plane for one test, and gives its name.

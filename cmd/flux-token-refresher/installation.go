@@ -42,7 +42,7 @@ func (f *flags) install(ctx context.Context, stderr io.Writer) (*installation, e
 	if err != nil {
 		return nil, err
 	}
-	kube, namespace, err := f.kube()
+	kube, err := f.kube()
 	if err != nil {
 		return nil, err
 	}
@@ -64,15 +64,11 @@ func (f *flags) install(ctx context.Context, stderr io.Writer) (*installation, e
 			return nil, fmt.Errorf("no POD_NAME, and no host name: %w", err)
 		}
 	}
-	lease := cfg.Election.Lease
-	if lease.Namespace == "" {
-		lease.Namespace = namespace
-	}
 	return &installation{
 		config: cfg, telemetry: tel, core: core,
 		election: election.Config{
 			Client: coordination,
-			Lease:  types.NamespacedName{Namespace: lease.Namespace, Name: lease.Name},
+			Lease:  types.NamespacedName(cfg.Election.Lease),
 			// A restarted container has its pod's name again; it must not take its predecessor's Lease for its own.
 			Identity:      name + "_" + strings.ToLower(rand.Text()[:8]),
 			LeaseDuration: cfg.Election.LeaseDuration,
@@ -86,23 +82,18 @@ func (f *flags) install(ctx context.Context, stderr io.Writer) (*installation, e
 	}, nil
 }
 
-// kube gives access to the API server, and the namespace that goes with it.
-func (f *flags) kube() (*rest.Config, string, error) {
+// kube gives access to the API server.
+func (f *flags) kube() (*rest.Config, error) {
 	rules := clientcmd.NewDefaultClientConfigLoadingRules()
 	rules.ExplicitPath = f.kubeconfig
-	loader := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, nil)
-	kube, err := loader.ClientConfig()
+	kube, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, nil).ClientConfig()
 	if err != nil {
-		return nil, "", fmt.Errorf("no access to a Kubernetes API: run in a pod, or give --kubeconfig: %w", err)
-	}
-	namespace, _, err := loader.Namespace()
-	if err != nil {
-		return nil, "", fmt.Errorf("kubeconfig: %w", err)
+		return nil, fmt.Errorf("no access to a Kubernetes API: run in a pod, or give --kubeconfig: %w", err)
 	}
 	kube.UserAgent = "flux-token-refresher/" + versionOf().Version
 	kube.QPS = -1    // kube-apiserver's own fairness decides
 	kube.Timeout = 0 // it would end watches; every other request has its own deadline
-	return kube, namespace, nil
+	return kube, nil
 }
 
 // refresher makes what one term of leadership works with. It starts with no token: one that was held before could

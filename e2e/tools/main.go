@@ -6,6 +6,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"syscall"
@@ -16,13 +17,13 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, os.Args[1:]); err != nil {
+	if err := run(ctx, os.Stdout, os.Args[1:]); err != nil {
 		_, _ = fmt.Fprintln(os.Stderr, err)
 		os.Exit(1) //nolint:gocritic // the deferred stop only undoes the signal handling of a process that ends here
 	}
 }
 
-func run(ctx context.Context, names []string) error {
+func run(ctx context.Context, out io.Writer, names []string) error {
 	tools := map[string]toolchain.Tool{}
 	for _, tool := range []toolchain.Tool{toolchain.Etcd, toolchain.KubeAPIServer, toolchain.GolangCILint} {
 		tools[tool.Name] = tool
@@ -39,7 +40,9 @@ func run(ctx context.Context, names []string) error {
 		if err != nil {
 			return err
 		}
-		fmt.Println(path)
+		if _, err := fmt.Fprintln(out, path); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -42,8 +42,6 @@ type Identity struct {
 	Type                     IdentityType
 	// AuthorityHost is the https address of the authority, with a slash at its end.
 	AuthorityHost string
-	// KnownCloud tells whether that is one of Microsoft's clouds, of which instance discovery knows.
-	KnownCloud bool
 	// CAFile names a PEM file with CA certificates that the authority's certificate may be signed by, beside the
 	// system's; "" for none.
 	CAFile string

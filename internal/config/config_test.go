@@ -110,8 +110,8 @@ func TestSmallestFile(t *testing.T) {
 	want := &config.Config{
 		Identities: []config.Identity{{
 			Name: "repos", Type: config.WorkloadIdentity, TenantID: tenant, ClientID: client,
-			AuthorityHost: "https://login.microsoftonline.com/", KnownCloud: true,
-			TokenFile: pod["AZURE_FEDERATED_TOKEN_FILE"],
+			AuthorityHost: "https://login.microsoftonline.com/",
+			TokenFile:     pod["AZURE_FEDERATED_TOKEN_FILE"],
 		}},
 		Targets: []refresh.Target{{
 			Name:       refresh.Name{Namespace: "flux-system", Name: "flux-system"},
@@ -139,8 +139,8 @@ func TestFullForm(t *testing.T) {
 		Identities: []config.Identity{{
 			Name: "repos", Type: config.WorkloadIdentity,
 			TenantID: "33333333-3333-3333-3333-333333333333", ClientID: "44444444-4444-4444-4444-444444444444",
-			AuthorityHost: "https://login.chinacloudapi.cn/", KnownCloud: true,
-			CAFile: "/etc/ca.crt", TokenFile: "/run/token",
+			AuthorityHost: "https://login.chinacloudapi.cn/",
+			CAFile:        "/etc/ca.crt", TokenFile: "/run/token",
 		}, {
 			Name: "other", Type: config.ClientSecret,
 			TenantID: "example.onmicrosoft.com", ClientID: "55555555-5555-5555-5555-555555555555",

@@ -244,12 +244,12 @@ func (d *decoder) scalar(n *yaml.Node, path string, into reflect.Value) {
 // describe says what a node is; its value only where that is short and no string, which could be something
 // that somebody put into the wrong place.
 func describe(n *yaml.Node) string {
-	switch {
-	case n.Kind == yaml.AliasNode:
+	switch n.Kind {
+	case yaml.AliasNode:
 		return "an alias, which this file may not have"
-	case n.Kind == yaml.MappingNode:
+	case yaml.MappingNode:
 		return "a set of fields"
-	case n.Kind == yaml.SequenceNode:
+	case yaml.SequenceNode:
 		return "a list"
 	}
 	switch tag := n.ShortTag(); tag {

@@ -113,7 +113,6 @@ func (r *resolver) identity(at string, in identity) Identity {
 			r.origin(at+".clientID", "AZURE_CLIENT_ID"), quote(id.ClientID))
 	}
 	id.AuthorityHost = r.authority(at, in)
-	id.KnownCloud = slices.Contains(slices.Collect(maps.Values(clouds)), id.AuthorityHost)
 	return id
 }
 

@@ -4,7 +4,6 @@ package rbac
 
 import (
 	"bytes"
-	"fmt"
 	"maps"
 	"slices"
 
@@ -19,9 +18,8 @@ import (
 )
 
 // Objects gives what account needs to do what c says: for each namespace, in the order of their names, a Role and its
-// RoleBinding; then the ValidatingAdmissionPolicy and its binding. All have the account's name, so that two
-// installations in one cluster do not meet when their accounts are named differently. A Lease without a namespace
-// is the account's.
+// RoleBinding; then the ValidatingAdmissionPolicy and its binding. All have the account's name: installations that share a
+// namespace need accounts of different names. A Lease without a namespace is in the account's.
 func Objects(c *config.Config, account types.NamespacedName) []runtime.Object {
 	var out []runtime.Object
 	namespaces := needs(c, account)
@@ -112,7 +110,7 @@ func (n *need) rules() []rbacv1.PolicyRule {
 	named("", "secrets", n.read, "get")
 	if len(n.kept) > 0 {
 		// What happened to a Secret is told beside it. An Event's name is not known before.
-		all("events.k8s.io", "events", "create", "patch")
+		all("", "events", "create", "patch")
 	}
 	if n.lease != "" {
 		named("coordination.k8s.io", "leases", []string{n.lease}, "get", "watch", "update")
@@ -142,8 +140,10 @@ func roleBinding(namespace string, account types.NamespacedName) *rbacv1.RoleBin
 }
 
 // policy closes what RBAC leaves open: who may create a Secret by name may create one of the type
-// kubernetes.io/service-account-token, which a controller fills with the token of any ServiceAccount of the namespace. It
-// holds for the one account alone, whatever goes wrong in it.
+// kubernetes.io/service-account-token, which a controller fills with the token of any ServiceAccount of the namespace.
+//
+// It is about accounts of this name in any namespace: an installation that is moved to another one by kustomize or
+// Flux, which do not look into CEL, is never without it, and two installations agree on it.
 func policy(account types.NamespacedName) *admissionv1.ValidatingAdmissionPolicy {
 	return &admissionv1.ValidatingAdmissionPolicy{
 		TypeMeta:   metav1.TypeMeta{APIVersion: admissionv1.SchemeGroupVersion.String(), Kind: "ValidatingAdmissionPolicy"},
@@ -162,9 +162,9 @@ func policy(account types.NamespacedName) *admissionv1.ValidatingAdmissionPolicy
 			},
 			MatchConditions: []admissionv1.MatchCondition{{
 				Name: "account",
-				// Namespace and name stand in quotes of their own, where replacements of kustomize can reach them.
-				Expression: fmt.Sprintf("request.userInfo.username == 'system:serviceaccount:' + '%s' + ':' + '%s'",
-					account.Namespace, account.Name),
+				// The name stands in quotes of its own, where a replacement of kustomize can reach it.
+				Expression: "request.userInfo.username.startsWith('system:serviceaccount:') && " +
+					"request.userInfo.username.endsWith(':' + '" + account.Name + "')",
 			}},
 			Validations: []admissionv1.Validation{{
 				Expression: "object.type == 'Opaque'",

@@ -2,6 +2,7 @@ package rbac_test
 
 import (
 	"fmt"
+	"os"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -36,7 +37,7 @@ identities: [{name: repos, type: workloadIdentity}]
 targets: [{secret: tokens/pull, identity: repos}]`,
 			want: map[string][]string{"tokens": {
 				"[list watch patch] [] [secrets] [pull]",
-				"[create patch] [events.k8s.io] [events] []",
+				"[create patch] [] [events] []",
 				"[get watch update] [coordination.k8s.io] [leases] [flux-token-refresher]",
 				"[create] [coordination.k8s.io] [leases] []",
 			}},
@@ -65,12 +66,12 @@ election: {lease: leases/leader}`,
 					"[list watch patch] [] [secrets] [pull push]",
 					"[create] [] [secrets] [push]",
 					"[get] [] [secrets] [two]",
-					"[create patch] [events.k8s.io] [events] []",
+					"[create patch] [] [events] []",
 				},
 				"team-b": {
 					"[list watch patch] [] [secrets] [push]",
 					"[create] [] [secrets] [push]",
-					"[create patch] [events.k8s.io] [events] []",
+					"[create patch] [] [events] []",
 				},
 			},
 		},
@@ -90,6 +91,27 @@ election: {lease: leases/leader}`,
 				t.Errorf("(-want +got)\n%s", diff)
 			}
 		})
+	}
+}
+
+// TestManifests: what the base of deploy/kustomize grants is what config rbac prints for its configuration.
+func TestManifests(t *testing.T) {
+	t.Parallel()
+	const base = "../../deploy/kustomize/base/"
+	c, err := config.Load(base+"config.yaml", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := rbac.YAML(rbac.Objects(c, types.NamespacedName{Namespace: "flux-system", Name: "flux-token-refresher"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(base + "rbac.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), string(got)); diff != "" {
+		t.Errorf("rbac.yaml (-want +got)\n%s", diff)
 	}
 }
 
@@ -129,7 +151,7 @@ rules:
   verbs:
   - create
 - apiGroups:
-  - events.k8s.io
+  - ""
   resources:
   - events
   verbs:
@@ -173,8 +195,8 @@ metadata:
 spec:
   failurePolicy: Fail
   matchConditions:
-  - expression: request.userInfo.username == 'system:serviceaccount:' + 'tokens' +
-      ':' + 'refresher'
+  - expression: request.userInfo.username.startsWith('system:serviceaccount:') &&
+      request.userInfo.username.endsWith(':' + 'refresher')
     name: account
   matchConstraints:
     resourceRules:

@@ -40,9 +40,10 @@ type Mint struct {
 
 // flight is a mint under way.
 type flight struct {
-	done  chan struct{}
-	token refresh.Token
-	err   error
+	done   chan struct{}
+	token  refresh.Token
+	err    error
+	gaveUp bool // its caller did, which is no answer for those who wait with it
 }
 
 // Held implements refresh.Source.
@@ -64,6 +65,9 @@ func (s *Source) Token(ctx context.Context, key refresh.MintKey, notHash string)
 		s.mu.Unlock()
 		select {
 		case <-f.done:
+			if f.gaveUp {
+				return s.Token(ctx, key, notHash)
+			}
 			return f.token, f.err
 		case <-ctx.Done():
 			return refresh.Token{}, ctx.Err()
@@ -81,7 +85,7 @@ func (s *Source) Token(ctx context.Context, key refresh.MintKey, notHash string)
 		select {
 		case <-time.After(s.Latency):
 		case <-ctx.Done():
-			f.err = ctx.Err()
+			f.err, f.gaveUp = ctx.Err(), true
 		}
 	}
 

@@ -332,6 +332,11 @@ func requests(s *storeTest) {
 	s.same("the request after its token", o.Request, refresh.Request{})
 	s.same("handled", o.Handled, r.Handled)
 
+	// A token that is written for another reason repeats what was handled, or the request would open again.
+	o = s.apply(mint("third"), record(refresh.RefreshDue))
+	s.same("handled after the next token", o.Handled, r.Handled)
+	s.same("the request after the next token", o.Request, refresh.Request{})
+
 	const traceParent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 	s.annotate("flux-token-refresher/request", "2", "flux-token-refresher/request-context",
 		`{"request":"2","about":"`+first.TokenHash+`","verdict":"auth-failure","sender":"flux","source":"/x","traceparent":"`+traceParent+`"}`)
@@ -343,7 +348,7 @@ func requests(s *storeTest) {
 	s.same("the request when Settle returned", settled.Request, refresh.Request{})
 	s.same("handled", settled.Handled, handled)
 	s.same("refresh-at", settled.RefreshAt, o.RefreshAt)
-	s.same("token", string(s.get().Data["bearerToken"]), "second")
+	s.same("token", string(s.get().Data["bearerToken"]), "third")
 
 	s.annotate("flux-token-refresher/request", "3")
 	o = s.until("a request beside the context of another", open)
@@ -353,10 +358,9 @@ func requests(s *storeTest) {
 	s.must(s.Store.Settle(s.ctx, s.target, o, handled, later))
 	s.same("refresh-at", s.now().RefreshAt, later)
 
-	// A token that is written for another reason repeats what was handled, or the request would open again.
-	o = s.apply(mint("third"), record(refresh.RefreshDue))
-	s.same("handled after the next token", o.Handled, handled)
-	s.same("the request after the next token", o.Request, refresh.Request{})
+	o = s.apply(mint("fourth"), record(refresh.RefreshDue))
+	s.same("handled, settled, after the next token", o.Handled, handled)
+	s.same("the settled request after the next token", o.Request, refresh.Request{})
 }
 
 func fences(s *storeTest) {

@@ -40,7 +40,7 @@ func failure(ctx context.Context, verb string, err error) error {
 	case code == http.StatusUnauthorized:
 		e.Text = "the API server does not know us: check the ServiceAccount's token"
 	case code == http.StatusForbidden:
-		e.Text = "not allowed: grant get, list, watch and patch on the Secret by name (flux-token-refresher config rbac prints the Role), or look for an admission policy that denies it"
+		e.Text = "not allowed: grant list, watch and patch on the Secret by name (flux-token-refresher config rbac prints the Role), or look for an admission policy that denies it"
 	case code == http.StatusNotFound:
 		e.Text = "the namespace does not exist"
 	case code == http.StatusUnprocessableEntity:

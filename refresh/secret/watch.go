@@ -70,7 +70,8 @@ func (w *watch) end() {
 
 // tell hands on what is newer than all that was told before. resourceVersions of one kind can be compared, a deletion's
 // and a list's too (https://kubernetes.io/docs/reference/using-api/api-concepts/#resource-versions); where one does not
-// compare, the API server's word is taken.
+// compare, the API server's word is taken. An etcd that was restored counts from an older version again: Kubernetes
+// asks to restart its clients then, and a new Watch begins anew.
 func (w *watch) tell(version string, observed refresh.Observed) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -154,7 +155,7 @@ func (w *watch) report(ctx context.Context, verb string, err error) {
 		w.trouble = ""
 	case apierrors.IsForbidden(err):
 		if w.trouble != "refused" {
-			w.log.WarnContext(ctx, "not allowed to watch the Secret: grant get, list, watch and patch on it by name (flux-token-refresher config rbac prints the Role)",
+			w.log.WarnContext(ctx, "not allowed to watch the Secret: grant list, watch and patch on it by name (flux-token-refresher config rbac prints the Role)",
 				"verb", verb)
 		}
 		w.trouble = "refused"

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"sync"
 
 	"flux-token-refresher/e2e/internal/loopback"
@@ -13,7 +14,7 @@ import (
 
 // Proxy forwards connections to its target. Safe for concurrent use.
 type Proxy struct {
-	address, target string
+	address, target netip.AddrPort
 
 	mu   sync.Mutex
 	line *line         // nil while cut
@@ -22,24 +23,32 @@ type Proxy struct {
 
 // line is a listener with the connections that came through it.
 type line struct {
-	listener net.Listener
+	listener *net.TCPListener
 	drop     context.CancelFunc
 	work     sync.WaitGroup
 }
 
-// Start starts a proxy to target, a host:port. The caller must Close it.
+// Start starts a proxy to target, an address IP:PORT. The caller must Close it.
 func Start(target string) (*Proxy, error) {
-	address, err := loopback.Address()
+	to, err := netip.ParseAddrPort(target)
 	if err != nil {
 		return nil, err
 	}
-	p := &Proxy{address: address, target: target, gate: make(chan struct{})}
+	free, err := loopback.Address()
+	if err != nil {
+		return nil, err
+	}
+	address, err := netip.ParseAddrPort(free)
+	if err != nil {
+		return nil, err
+	}
+	p := &Proxy{address: address, target: to, gate: make(chan struct{})}
 	close(p.gate)
 	return p, p.Heal()
 }
 
 // Address is the proxy's own host:port.
-func (p *Proxy) Address() string { return p.address }
+func (p *Proxy) Address() string { return p.address.String() }
 
 // Cut drops all connections and refuses new ones, as a host does whose server is down.
 func (p *Proxy) Cut() error {
@@ -80,7 +89,7 @@ func (p *Proxy) Heal() error {
 	if p.line != nil {
 		return nil
 	}
-	listener, err := net.Listen("tcp", p.address)
+	listener, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(p.address))
 	if err != nil {
 		return err
 	}
@@ -96,7 +105,7 @@ func (p *Proxy) Close() error { return p.Cut() }
 
 func (p *Proxy) accept(ctx context.Context, l *line) {
 	for {
-		client, err := l.listener.Accept()
+		client, err := l.listener.AcceptTCP()
 		if err != nil {
 			return // closed
 		}
@@ -104,14 +113,14 @@ func (p *Proxy) accept(ctx context.Context, l *line) {
 	}
 }
 
-func (p *Proxy) forward(ctx context.Context, client net.Conn) {
+func (p *Proxy) forward(ctx context.Context, client *net.TCPConn) {
 	defer client.Close()
 	stop := context.AfterFunc(ctx, func() { _ = client.Close() })
 	defer stop()
 	if !p.pass(ctx) {
 		return
 	}
-	server, err := new(net.Dialer).DialContext(ctx, "tcp", p.target)
+	server, err := new(net.Dialer).DialTCP(ctx, "tcp", netip.AddrPort{}, p.target)
 	if err != nil {
 		return
 	}
@@ -126,7 +135,7 @@ func (p *Proxy) forward(ctx context.Context, client net.Conn) {
 }
 
 // pump copies until the source ends, which it hands on, or one side breaks, which ends both.
-func (p *Proxy) pump(ctx context.Context, to, from net.Conn) {
+func (p *Proxy) pump(ctx context.Context, to, from *net.TCPConn) {
 	buffer := make([]byte, 32<<10)
 	for {
 		n, err := from.Read(buffer)
@@ -140,7 +149,7 @@ func (p *Proxy) pump(ctx context.Context, to, from net.Conn) {
 			}
 		}
 		if errors.Is(err, io.EOF) {
-			_ = to.(*net.TCPConn).CloseWrite()
+			_ = to.CloseWrite()
 			return
 		}
 		if err != nil {

@@ -41,7 +41,7 @@ func TestCutDropsAndRefusesUntilHealed(t *testing.T) {
 	if _, err := conn.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("the connection was not dropped: %v", err)
 	}
-	if _, err := net.Dial("tcp", proxy.Address()); !errors.Is(err, syscall.ECONNREFUSED) {
+	if _, err := new(net.Dialer).DialContext(t.Context(), "tcp", proxy.Address()); !errors.Is(err, syscall.ECONNREFUSED) {
 		t.Errorf("got %v, want that a new connection is refused", err)
 	}
 	if err := proxy.Heal(); err != nil {
@@ -122,7 +122,7 @@ func start(t *testing.T) *netproxy.Proxy {
 
 func dial(t *testing.T, proxy *netproxy.Proxy) *net.TCPConn {
 	t.Helper()
-	conn, err := net.Dial("tcp", proxy.Address())
+	conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", proxy.Address())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -102,7 +102,7 @@ func export(ctx context.Context, t *testing.T, r *otlp.Receiver, span *tracepb.S
 
 func TestWriteTree(t *testing.T) {
 	t.Parallel()
-	at := func(ms int64) time.Time { return time.UnixMilli(ms) }
+	at := time.UnixMilli
 	var got strings.Builder
 	err := otlp.WriteTree(&got, []otlp.Span{
 		{ID: "d", Parent: "a", Name: "secret.apply", Start: at(30), End: at(34)},

@@ -14,6 +14,7 @@ import (
 	"slices"
 	"time"
 
+	"flux-token-refresher/e2e/internal/cluster"
 	"flux-token-refresher/e2e/internal/process"
 )
 
@@ -33,6 +34,19 @@ type Spec struct {
 	Assertion string
 	// Env is the environment beside these; nothing of the parent's is inherited.
 	Env map[string]string
+}
+
+// Authenticate makes the replica a Pod of a ServiceAccount of its namespace: its access to the API server, and its assertion for Entra.
+func (s *Spec) Authenticate(ctx context.Context, c *cluster.Cluster, serviceAccount string) error {
+	access, err := c.Token(ctx, s.Namespace, serviceAccount)
+	if err != nil {
+		return err
+	}
+	if s.Kubeconfig, err = cluster.Kubeconfig(c.TokenConfig(access)); err != nil {
+		return err
+	}
+	s.Assertion, err = c.Token(ctx, s.Namespace, serviceAccount, "api://AzureADTokenExchange")
+	return err
 }
 
 // Replica is a running process of the product.

@@ -3,8 +3,9 @@
 // client secret, answers with Entra's own errors, fails as told, and knows of every token that it issued whether it is
 // still good. It listens on a real loopback port, so that other processes can use it as well.
 //
-// Statuses, error bodies and texts follow what Entra answers, as reported in the issues of
-// Azure/azure-workload-identity (340, 605, 616, 1200, 1232) and in Microsoft's list of AADSTS codes.
+// Error bodies follow what Entra answers, as reported in the issues of Azure/azure-workload-identity (340, 605, 616,
+// 1200, 1232) and in Microsoft's list of AADSTS codes, which tells the texts but not always the HTTP status: where
+// neither does, the status is what the OAuth error calls for (RFC 6749 section 5.2).
 package azuretest
 
 import (

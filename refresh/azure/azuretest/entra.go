@@ -21,7 +21,7 @@ type Entra struct {
 	ca     []byte
 	server *http.Server
 	signer *signer
-	served chan error
+	served chan struct{} // closed when the listener is
 	conns  sync.WaitGroup
 
 	mu       sync.Mutex // guards what follows
@@ -54,7 +54,7 @@ func Start(config Config) (*Entra, error) {
 		url:     "https://" + listener.Addr().String() + "/",
 		ca:      ca,
 		signer:  signer,
-		served:  make(chan error, 1),
+		served:  make(chan struct{}),
 		config:  config,
 		arrived: make(chan struct{}),
 		issued:  map[string]*Issued{},
@@ -79,11 +79,14 @@ func Start(config Config) (*Entra, error) {
 		},
 	}
 	e.server.Protocols.SetHTTP1(true) // where a connection ends after its handler
-	go func() { e.served <- e.server.ServeTLS(listener, "", "") }()
+	go func() {
+		defer close(e.served)
+		_ = e.server.ServeTLS(listener, "", "") // until Close
+	}()
 	return e, nil
 }
 
-// Close breaks every connection and waits for what was being answered.
+// Close breaks every connection and waits for what was being answered. It may be called again.
 func (e *Entra) Close() {
 	_ = e.server.Close()
 	<-e.served

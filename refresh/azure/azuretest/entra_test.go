@@ -1,3 +1,5 @@
+// The emulator as a plain HTTP client sees it.
+
 package azuretest_test
 
 import (
@@ -260,5 +262,28 @@ func TestAwaitEndsWithItsContext(t *testing.T) {
 	w.ask(t, tenant, form(nil))
 	if err := w.Await(ctx, 1); err != nil {
 		t.Errorf("a request that has come: %v", err)
+	}
+}
+
+func TestCloseEndsAHang(t *testing.T) {
+	t.Parallel()
+	w := start(t)
+	w.Next(azuretest.Hang())
+	result := make(chan error, 1)
+	go func() {
+		resp, err := w.http.PostForm(w.URL()+tenant+"/oauth2/v2.0/token", form(nil))
+		if err == nil {
+			_ = resp.Body.Close()
+		}
+		result <- err
+	}()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if err := w.Await(ctx, 1); err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	if err := <-result; err == nil {
+		t.Error("it was answered")
 	}
 }
