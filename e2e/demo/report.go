@@ -106,13 +106,6 @@ func (d *demo) showTable(ctx context.Context) error {
 	if refused != nil {
 		return refused
 	}
-	leading := d.replicas[holder(d.lease.last(leads).object)]
-	metrics, err := leading.Metrics(ctx)
-	if err != nil {
-		return err
-	}
-	memory, _ := metrics.Sum("process_resident_memory_bytes", nil)
-
 	fmt.Fprint(d.out, "\n\nMeasured\n\n")
 	for _, r := range d.rows {
 		fmt.Fprintln(d.out, leader("  "+r.what, fmt.Sprintf("%s   %7s", short(r.took), r.remark)))
@@ -120,10 +113,9 @@ func (d *demo) showTable(ctx context.Context) error {
 	fmt.Fprintf(d.out, `
   In all: %d tokens minted, %d writes of the Secret, %d reads of it beside its watch, nothing
   refused by RBAC or the admission policy. When a token was replaced it had %.0f s left or more.
-  %s, which leads, uses %.0f MiB of memory.
 
 Everything that was claimed here happened, in %s.
-`, d.installed.Entra.Requests(), writes, reads, least.Seconds(), leading.Name(), memory/(1<<20),
+`, d.installed.Entra.Requests(), writes, reads, least.Seconds(),
 		time.Since(d.started).Round(time.Second))
 	return nil
 }
