@@ -133,7 +133,7 @@ func (r *Replica) WaitReady(ctx context.Context) error {
 
 // Get gives the body of a path of the health address, such as /metrics; another status than 200 is an error.
 func (r *Replica) Get(ctx context.Context, path string) ([]byte, error) {
-	address, err := r.address(ctx)
+	address, err := r.Address(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -156,8 +156,8 @@ func (r *Replica) Get(ctx context.Context, path string) ([]byte, error) {
 	return body, nil
 }
 
-// address waits until the replica says where it serves.
-func (r *Replica) address(ctx context.Context) (string, error) {
+// Address is the host:port of the health address, as soon as the replica has said where it serves.
+func (r *Replica) Address(ctx context.Context) (string, error) {
 	record, err := r.Output.Wait(ctx, func(r Record) bool { return r["msg"] == "serving" })
 	if err != nil {
 		return "", fmt.Errorf("health address of replica %s: %w", r.name, err)
