@@ -422,24 +422,14 @@ func (d *drive) awaitDenial(t *testing.T) {
 	const sent = "what was sent to the policy, and comes back from it"
 	s := search{}
 	s.addForms(t, sent, sent)
-	ctx := patient(t)
-	tick := time.NewTicker(50 * time.Millisecond)
-	defer tick.Stop()
-	for {
+	until(t.Context(), t, "the policy is in force", func(ctx context.Context) (bool, error) {
 		_, err := d.Client.CoreV1().Secrets(d.Namespace).Patch(ctx, driven, types.MergePatchType,
 			[]byte(`{"stringData":{"bearerToken":"`+sent+`"}}`), metav1.PatchOptions{DryRun: []string{metav1.DryRunAll}})
-		if err != nil {
-			if len(s.in([]byte(err.Error()))) == 0 {
-				t.Fatalf("the policy does not repeat what it was sent: %v", err)
-			}
-			return
+		if err != nil && len(s.in([]byte(err.Error()))) == 0 {
+			return false, fmt.Errorf("it does not repeat what it was sent: %w", err)
 		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			t.Fatal("the policy does not come into force")
-		}
-	}
+		return err != nil, nil
+	})
 }
 
 // cutOff: the API server cannot be reached with a new token at hand, and leadership is lost; then it can be again.
