@@ -137,7 +137,7 @@ func TestLeakSearch(t *testing.T) {
 		"raw base64":      base64.RawStdEncoding.EncodeToString,
 		"URL base64":      base64.URLEncoding.EncodeToString,
 		"raw URL base64":  base64.RawURLEncoding.EncodeToString,
-		"JSON of base64":  func(b []byte) string { return marshal(b) },
+		"JSON of base64":  marshal[[]byte],
 		"query of base64": func(b []byte) string { return url.QueryEscape(base64.RawURLEncoding.EncodeToString(b)) },
 	}
 	parts := strings.Split(jwt, ".")
