@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -39,7 +40,26 @@ func install(t *testing.T, change func(*installation.Spec)) *installation.Instal
 // startReplica starts a replica, waits until it is ready, and stops it when the test ends. What it wrote is shown when the test failed.
 func startReplica(t *testing.T, i *installation.Installation, name, api string) *replica.Replica {
 	t.Helper()
-	r, err := i.Replica(t.Context(), name, api)
+	r := launch(t, i, replicaSpec(t, i, name, api))
+	if err := r.WaitReady(patient(t)); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func replicaSpec(t *testing.T, i *installation.Installation, name, api string) replica.Spec {
+	t.Helper()
+	spec, err := i.ReplicaSpec(t.Context(), name, api)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return spec
+}
+
+// launch starts what spec says, and stops it when the test ends.
+func launch(t *testing.T, i *installation.Installation, spec replica.Spec) *replica.Replica {
+	t.Helper()
+	r, err := replica.Start(spec, filepath.Join(i.Dir, spec.Name))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,15 +70,18 @@ func startReplica(t *testing.T, i *installation.Installation, name, api string) 
 			t.Error(err)
 		}
 		if t.Failed() {
-			t.Logf("replica %s wrote:\n%s", name, r.Output)
+			t.Logf("replica %s wrote:\n%s", spec.Name, r.Output)
 		}
 	})
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	if err := r.WaitReady(ctx); err != nil {
-		t.Fatal(err)
-	}
 	return r
+}
+
+// patient is the test's context, for as long as patience lasts.
+func patient(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	t.Cleanup(cancel)
+	return ctx
 }
 
 // awaitSecret waits until a Secret is as match wants it.

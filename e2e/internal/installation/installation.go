@@ -54,6 +54,8 @@ type Spec struct {
 	Targets []string
 	// Config is added to the configuration file: sections that the base leaves out.
 	Config string
+	// Edit changes the configuration file after all that; the rights are then what "config rbac" makes of it.
+	Edit func(config string) string
 	// Entra is how the emulator behaves, beside the application that it gets.
 	Entra azuretest.Config
 	// Env is added to each replica's environment.
@@ -117,11 +119,16 @@ func (i *Installation) install(ctx context.Context) error {
 		}
 		before, _, _ := strings.Cut(i.config, "targets:\n")
 		i.config = before + "targets:\n" + targets.String()
+	}
+	i.config += i.Config + "\nhealth: {address: \"127.0.0.1:0\"}\n"
+	if i.Edit != nil {
+		i.config = i.Edit(i.config)
+	}
+	if i.Targets != nil || i.Edit != nil {
 		if objects, err = i.rights(objects); err != nil {
 			return err
 		}
 	}
-	i.config += i.Config + "\nhealth: {address: \"127.0.0.1:0\"}\n"
 	return manifests.Apply(ctx, i.Cluster.Config(), i.Namespace, objects)
 }
 

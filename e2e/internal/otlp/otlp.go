@@ -1,4 +1,4 @@
-// Package otlp receives the spans that processes export over OTLP/HTTP, for tests that look at them.
+// Package otlp receives what processes export over OTLP/HTTP, for tests that look at it: spans, and metrics as they came.
 package otlp
 
 import (
@@ -58,6 +58,7 @@ func Start() (*Receiver, error) {
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /v1/traces", r.traces)
+	mux.HandleFunc("POST /v1/metrics", r.metrics)
 	r.server = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 	go func() { r.served <- r.server.Serve(listener) }()
 	return r, nil
@@ -72,7 +73,8 @@ func (r *Receiver) Close() error {
 	return err
 }
 
-// Env are the environment variables that make a process export its spans here, every 100 ms.
+// Env are the environment variables that make a process export its spans here, every 100 ms, and its metrics, every
+// minute and at its end.
 func (r *Receiver) Env() map[string]string {
 	return map[string]string{
 		"OTEL_TRACES_EXPORTER":        "otlp",
@@ -149,6 +151,19 @@ func (r *Receiver) traces(w http.ResponseWriter, request *http.Request) {
 	close(r.grown)
 	r.grown = make(chan struct{})
 	r.mu.Unlock()
+	w.Header().Set("Content-Type", "application/x-protobuf")
+}
+
+// metrics keeps the request alone: what they say, /metrics says as well.
+func (r *Receiver) metrics(w http.ResponseWriter, request *http.Request) {
+	body, err := io.ReadAll(request.Body)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.bodies = append(r.bodies, body)
 	w.Header().Set("Content-Type", "application/x-protobuf")
 }
 

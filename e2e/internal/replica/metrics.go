@@ -29,6 +29,11 @@ func (r *Replica) Metrics(ctx context.Context) (Metrics, error) {
 	return families, nil
 }
 
+// OpenMetrics gives a scrape as it comes to those who ask for OpenMetrics 1.0.
+func (r *Replica) OpenMetrics(ctx context.Context) ([]byte, error) {
+	return r.get(ctx, "/metrics", "application/openmetrics-text; version=1.0.0")
+}
+
 // Sum adds up the series of a family that have these labels, whatever others they have: counters and gauges by their value,
 // histograms by their count. ok is false when there is no such series.
 func (m Metrics) Sum(family string, labels map[string]string) (sum float64, ok bool) {

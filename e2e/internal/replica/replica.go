@@ -2,6 +2,7 @@
 package replica
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,6 +23,9 @@ import (
 type Spec struct {
 	// Binary is the path of the product.
 	Binary string
+	// Command is the subcommand; "run" when empty. Flags follow those of the files.
+	Command string
+	Flags   []string
 	// Name and Namespace are the Pod's (POD_NAME, POD_NAMESPACE).
 	Name, Namespace string
 	// Config is the content of its configuration file; health.address is 127.0.0.1:0, where the replica logs
@@ -61,7 +65,7 @@ type Replica struct {
 // client keeps no connection, whose goroutine would outlive the test.
 var client = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 
-// Start starts "flux-token-refresher run" with its files in dir, which it creates. The caller must Stop it, or Wait until it ended.
+// Start starts "flux-token-refresher COMMAND" with its files in dir, which it creates. The caller must Stop it, or Wait until it ended.
 func Start(spec Spec, dir string) (*Replica, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
@@ -83,7 +87,8 @@ func Start(spec Spec, dir string) (*Replica, error) {
 	}
 	maps.Copy(env, spec.Env)
 
-	command := exec.Command(spec.Binary, "run", "--config="+file("config.yaml"), "--kubeconfig="+file("kubeconfig"))
+	args := []string{cmp.Or(spec.Command, "run"), "--config=" + file("config.yaml"), "--kubeconfig=" + file("kubeconfig")}
+	command := exec.Command(spec.Binary, append(args, spec.Flags...)...)
 	for _, name := range slices.Sorted(maps.Keys(env)) {
 		command.Env = append(command.Env, name+"="+env[name])
 	}
@@ -133,6 +138,10 @@ func (r *Replica) WaitReady(ctx context.Context) error {
 
 // Get gives the body of a path of the health address, such as /metrics; another status than 200 is an error.
 func (r *Replica) Get(ctx context.Context, path string) ([]byte, error) {
+	return r.get(ctx, path, "*/*")
+}
+
+func (r *Replica) get(ctx context.Context, path, accept string) ([]byte, error) {
 	address, err := r.Address(ctx)
 	if err != nil {
 		return nil, err
@@ -141,6 +150,7 @@ func (r *Replica) Get(ctx context.Context, path string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	request.Header.Set("Accept", accept)
 	response, err := client.Do(request)
 	if err != nil {
 		return nil, err
@@ -156,7 +166,7 @@ func (r *Replica) Get(ctx context.Context, path string) ([]byte, error) {
 	return body, nil
 }
 
-// Address is the host:port of the health address, as soon as the replica has said where it serves.
+// Address is the host:port of the health address; it waits until the replica says where it serves.
 func (r *Replica) Address(ctx context.Context) (string, error) {
 	record, err := r.Output.Wait(ctx, func(r Record) bool { return r["msg"] == "serving" })
 	if err != nil {

@@ -105,7 +105,7 @@ func TestReplicaIsGivenWhatAPodIs(t *testing.T) {
 	if got, want := strings.Join(seen.Args, " "), "run --config="+dir+"/config.yaml --kubeconfig="+dir+"/kubeconfig"; got != want {
 		t.Errorf("arguments %q, want %q", got, want)
 	}
-	want := "AZURE_FEDERATED_TOKEN_FILE=" + dir + "/assertion AZURE_TENANT_ID=tenant GORACE=halt_on_error=1 " +
+	want := "AZURE_FEDERATED_TOKEN_FILE=" + dir + "/assertion AZURE_TENANT_ID=tenant GORACE=halt_on_error=1 atexit_sleep_ms=0 " +
 		"POD_NAME=replica-0 POD_NAMESPACE=flux-system"
 	if got := strings.Join(seen.Env, " "); got != want {
 		t.Errorf("environment %q, want %q", got, want)
