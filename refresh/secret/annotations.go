@@ -19,7 +19,7 @@ const (
 	Reason = "flux-token-refresher/reason"
 
 	// TokenHash is refresh.Hash of the token.
-	TokenHash = "flux-token-refresher/token-hash" //nolint:gosec // the name of an annotation, no credential
+	TokenHash = "flux-token-refresher/token-hash"
 	// ContentHash is refresh.Format.ContentHash of all keys that we wrote.
 	ContentHash = "flux-token-refresher/content-hash"
 	// ConfigHash is refresh.Target.ConfigHash.

@@ -6,9 +6,11 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -238,9 +240,7 @@ func (i *Installation) ReplicaSpec(ctx context.Context, name, api string) (repli
 		"AZURE_TENANT_ID": tenant, "AZURE_CLIENT_ID": client, "AZURE_AUTHORITY_HOST": i.Entra.URL(),
 		"SSL_CERT_FILE": i.caFile,
 	}
-	for key, value := range i.Env {
-		env[key] = value
-	}
+	maps.Copy(env, i.Env)
 	return replica.Spec{
 		Binary: i.Binary, Name: name, Namespace: i.Namespace, Config: []byte(i.config),
 		Kubeconfig: kubeconfig, Assertion: assertion, Env: env,
@@ -282,11 +282,6 @@ func Written(after time.Time, reasons ...string) func(*corev1.Secret) bool {
 		if err != nil || at.Before(after.Truncate(time.Second)) {
 			return false
 		}
-		for _, reason := range reasons {
-			if s.Annotations[secret.Reason] == reason {
-				return true
-			}
-		}
-		return len(reasons) == 0
+		return len(reasons) == 0 || slices.Contains(reasons, s.Annotations[secret.Reason])
 	}
 }
