@@ -102,7 +102,7 @@ targets: [{secret: flux-system/flux-system, identity: repos}]
 		{"run without an API", []string{"run", config("good.yaml"), "--kubeconfig=" + filepath.Join(dir, "none")}, pod, 2, "", "--kubeconfig"},
 		{"run on a port that is taken", []string{"run", config("taken.yaml"), access}, pod, 1, "", "health.address"},
 		{"once with a negative time", []string{"once", config("good.yaml"), access, "--within=-1s"}, pod, 2, "", "--within"},
-		{"once without an answer", []string{"once", config("good.yaml"), access, "--timeout=100ms"}, pod, 1, "", "deadline"},
+		{"once without an answer", []string{"once", config("good.yaml"), access, "--timeout=100ms"}, pod, 1, "", "gave up after 100ms"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

@@ -29,7 +29,7 @@ It leads while it works. Where a leader is at work already, that one does all th
 				return err
 			}
 			i.config.Refresh.Within = soon
-			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
+			ctx, cancel := context.WithTimeoutCause(cmd.Context(), timeout, fmt.Errorf("gave up after %s (--timeout)", timeout))
 			defer cancel()
 			if err := i.once(ctx); err != nil {
 				return failure{err}
