@@ -64,7 +64,7 @@ func (t *term) act(ctx context.Context, e *entry, o Observed, d Decision) {
 	e.counted(d.Reason, outcome)
 	t.instruments.took(ctx, d.Reason, outcome, took)
 
-	log := t.log(e, d).With("outcome", outcome, "took", took.Round(time.Millisecond))
+	log := t.log(e, d).With("outcome", outcome, "took", took.Round(time.Millisecond).String())
 	switch outcome {
 	case Failed:
 		log.WarnContext(ctx, sentences[outcome], "error", err, "expires_at", o.ExpiresAt)
@@ -107,12 +107,13 @@ func (t *term) carryOut(ctx context.Context, e *entry, o Observed, d Decision) (
 		return t.settle(ctx, e, o, Unchanged, UnchangedAt(token.Expires, time.Now()), token)
 	}
 	record := Record{Reason: d.Reason, RefreshAt: t.Policy.RefreshAt(token), RefreshedAt: time.Now()}
-	outcome := Repaired
-	if token.Hash != o.TokenHash {
-		outcome = Refreshed
-		if o.Request.Open() {
-			record.Handled = Handled{Request: o.Request.ID, Outcome: Refreshed}
-		}
+	another := token.Hash != o.TokenHash
+	if another && o.Request.Open() {
+		record.Handled = Handled{Request: o.Request.ID, Outcome: Refreshed}
+	}
+	outcome := Refreshed
+	if repairs(d) || !another {
+		outcome = Repaired
 	}
 	return outcome, token, t.write(ctx, e, o, func(ctx context.Context) error {
 		return t.Store.Apply(ctx, e.target, o, token, record)
@@ -191,19 +192,22 @@ func (t *term) write(ctx context.Context, e *entry, o Observed, write func(conte
 	})
 }
 
+// repairs tells whether a decision puts a Secret right with the token that is held.
+func repairs(d Decision) bool { return d.Action == Reuse && !d.Renews }
+
 func (t *term) succeeded(e *entry, o Observed, d Decision, outcome Outcome) {
 	e.says("")
 	if d.Action != Supersede {
 		t.end(e, nil)
 	}
-	repairs := e.wrote(!d.Renews && d.Action != Supersede, time.Now())
+	inARow := e.wrote(repairs(d), time.Now())
 	name := e.target.Name
 	switch {
 	case d.Reason == Adopted:
 		t.Recorder.Event(name, o.UID, false, string(Adopted), "A credential that was not ours was replaced by a token of identity "+e.target.Mint.Identity+".")
 	case d.Reason == RefreshRequested && outcome == Refreshed:
 		t.Recorder.Event(name, o.UID, false, string(Refreshed), "A new token was written, as requested.")
-	case repairs >= contended && o.UID != "":
+	case inARow >= contended && o.UID != "":
 		other := o.OtherManager
 		if other == "" {
 			other = "somebody"

@@ -199,8 +199,9 @@ func TestRareOverwritesAreRepairedAtOnce(t *testing.T) {
 			}
 			time.Sleep(10 * time.Minute)
 		}
-		if told := w.recorder.Events(); len(told) != 18 {
-			t.Errorf("%d Contended events for 20 overwrites, want 18", len(told))
+		// The first was repaired with a new token, as this term held none; the next two are nobody's habit yet.
+		if told := w.recorder.Events(); len(told) != 17 {
+			t.Errorf("%d Contended events for 20 overwrites, want 17", len(told))
 		}
 	})
 }
