@@ -39,6 +39,8 @@ type Request struct {
 	ID string
 	// About is the hash of the token that the request complains of; "" for a human's, who means whatever is there.
 	About string
+	// Received is when the event behind it came in; zero when there is none.
+	Received time.Time
 	// TraceParent is the W3C traceparent of the event behind it; "" when there is none.
 	TraceParent string
 }

@@ -31,6 +31,23 @@ type Store interface {
 	Settle(ctx context.Context, target Target, observed Observed, handled Handled, refreshAt time.Time) error
 }
 
+// Readers are the objects that read a target's Secret: what Flux pulls with. flux implements it. Safe for concurrent
+// use. Errors are *Error, or the context's.
+type Readers interface {
+	// Try shows the token to the Git servers of all readers of the target that may be asked, and to nobody else.
+	Try(ctx context.Context, target Target, token Token) (Trial, error)
+	// Wake tells the readers that fail to try again at once, and gives their number. One that is suspended is left alone.
+	Wake(ctx context.Context, target Target) (int, error)
+}
+
+// Trial is what the Git servers of a Secret's readers said of a token: how many took it, refused it, or gave no answer that says
+// either. All zero: there is nobody to ask.
+type Trial struct {
+	Accepted, Rejected, Silent int
+	// Why is a sentence about the refusals: what most likely has to be changed; "" when there is none.
+	Why string
+}
+
 // Record is what is written beside the token.
 type Record struct {
 	Reason                 Reason
