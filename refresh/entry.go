@@ -19,6 +19,7 @@ type entry struct {
 	conflicted bool // writeAfter only bridges the time until the next observation
 	repairs    int  // in a row, without contentionEnds between them
 	repairedAt time.Time
+	rejections int // new tokens in a row that every Git server refused
 
 	finished bool   // for Once
 	said     string // what was said last of a state that lasts
@@ -90,12 +91,12 @@ func (e *entry) wrote(repair bool, now time.Time) int {
 	return e.repairs
 }
 
-// refused notes a write that failed.
-func (e *entry) refused(err *Error, now time.Time, u float64) {
+// refused notes a write that failed, or that may not be; left is what remains of the credential that stands there.
+func (e *entry) refused(err *Error, left time.Duration, now time.Time, u float64) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.failures++
-	e.writeAfter = now.Add(RetryDelay(err, e.failures, e.observed.ExpiresAt.Sub(now), u))
+	e.writeAfter = now.Add(RetryDelay(err, e.failures, left, u))
 }
 
 // conflict notes a write that came too late for the version it was about. The next observation clears it.
@@ -107,8 +108,21 @@ func (e *entry) conflict(version string, now time.Time) {
 	}
 }
 
-func (e *entry) requested(until time.Time) {
+// requested notes that a request was answered with a mint, or with the look whether one is needed.
+func (e *entry) requested(now time.Time, cooldown time.Duration) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.requestAfter = until
+	e.requestAfter = now.Add(Cooldown(cooldown, e.rejections))
+}
+
+// tried notes what the Git servers said of a new token.
+func (e *entry) tried(rejected bool, now time.Time, cooldown time.Duration) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !rejected {
+		e.rejections = 0
+		return
+	}
+	e.rejections++
+	e.requestAfter = now.Add(Cooldown(cooldown, e.rejections))
 }

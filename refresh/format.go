@@ -2,7 +2,6 @@ package refresh
 
 import (
 	"crypto/sha256"
-	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -16,12 +15,13 @@ import (
 // Format is the shape in which a tool reads a token from a Secret: which keys, and what stands in them.
 type Format struct {
 	keys   []string
+	bare   string // the key that holds the token and nothing else; "" when there is none
 	render func(Token) (map[string][]byte, error)
 }
 
 // BearerToken is what Flux reads: the key bearerToken, without a newline (source-controller does not trim).
 func BearerToken() Format {
-	return Format{keys: []string{"bearerToken"}, render: func(t Token) (map[string][]byte, error) {
+	return Format{keys: []string{"bearerToken"}, bare: "bearerToken", render: func(t Token) (map[string][]byte, error) {
 		return map[string][]byte{"bearerToken": []byte(t.Reveal())}, nil
 	}}
 }
@@ -29,7 +29,7 @@ func BearerToken() Format {
 // BasicAuth writes the keys username and password. Azure DevOps takes a token as the password of any user
 // name that is not empty.
 func BasicAuth(username string) Format {
-	return Format{keys: []string{"password", "username"}, render: func(t Token) (map[string][]byte, error) {
+	return Format{keys: []string{"password", "username"}, bare: "password", render: func(t Token) (map[string][]byte, error) {
 		return map[string][]byte{"username": []byte(username), "password": []byte(t.Reveal())}, nil
 	}}
 }
@@ -84,6 +84,14 @@ func Template(sources map[string]string) (Format, error) {
 // Keys are the keys of the Secret that this format owns, sorted.
 func (f Format) Keys() []string { return f.keys }
 
+// Value gives the token that stands in the keys, or "" where there is none or the format does not show it.
+func (f Format) Value(data map[string][]byte) string {
+	if f.bare == "" {
+		return ""
+	}
+	return string(data[f.bare])
+}
+
 // Render gives the content of each key.
 func (f Format) Render(t Token) (map[string][]byte, error) { return f.render(t) }
 
@@ -97,12 +105,8 @@ func (f Format) ContentHash(data map[string][]byte) string {
 		if len(value) == 0 {
 			return ""
 		}
-		for _, part := range [][]byte{[]byte(key), value} {
-			var n [8]byte
-			binary.BigEndian.PutUint64(n[:], uint64(len(part)))
-			h.Write(n[:])
-			h.Write(part)
-		}
+		writeSized(h, []byte(key))
+		writeSized(h, value)
 	}
 	return hex.EncodeToString(h.Sum(nil)[:8])
 }

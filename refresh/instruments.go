@@ -19,6 +19,7 @@ const scope = "flux-token-refresher/refresh"
 type instruments struct {
 	tracer   trace.Tracer
 	duration metric.Float64Histogram
+	repaired metric.Float64Histogram // event to Secret
 	observer metric.Registration
 }
 
@@ -27,13 +28,16 @@ func newInstruments(mp metric.MeterProvider, tp trace.TracerProvider, entries ma
 	duration, err1 := meter.Float64Histogram("token_refresher.refresh.duration", metric.WithUnit("s"),
 		metric.WithDescription("Time from the decision to refresh a token until it stood in the Secret, or failed to."),
 		metric.WithExplicitBucketBoundaries(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40))
+	repaired, err5 := meter.Float64Histogram("token_refresher.event_to_secret", metric.WithUnit("s"),
+		metric.WithDescription("Time from receiving an event until another token stood in the Secret that it was about."),
+		metric.WithExplicitBucketBoundaries(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900))
 	refreshes, err2 := meter.Int64ObservableCounter("token_refresher.refreshes",
 		metric.WithDescription("Reconciliations of a Secret that did something, or had to wait for a change of it."))
 	expiry, err3 := meter.Float64ObservableGauge("token_refresher.token.expiry.timestamp", metric.WithUnit("s"),
 		metric.WithDescription("When the token in the Secret ends, in seconds since 1970."))
 	next, err4 := meter.Float64ObservableGauge("token_refresher.next_refresh.timestamp", metric.WithUnit("s"),
 		metric.WithDescription("When the token in the Secret is to be refreshed, in seconds since 1970."))
-	if err := errors.Join(err1, err2, err3, err4); err != nil {
+	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
 		return nil, err
 	}
 	observer, err := meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
@@ -55,7 +59,7 @@ func newInstruments(mp metric.MeterProvider, tp trace.TracerProvider, entries ma
 	if err != nil {
 		return nil, err
 	}
-	return &instruments{tracer: tp.Tracer(scope), duration: duration, observer: observer}, nil
+	return &instruments{tracer: tp.Tracer(scope), duration: duration, repaired: repaired, observer: observer}, nil
 }
 
 func (i *instruments) close() { _ = i.observer.Unregister() }
@@ -74,6 +78,13 @@ func (e *entry) report(state func(attribute.Set, Observed), counter func(attribu
 func (i *instruments) took(ctx context.Context, reason Reason, outcome Outcome, d time.Duration) {
 	i.duration.Record(ctx, d.Seconds(), metric.WithAttributes(
 		attribute.String("reason", string(reason)), attribute.String("outcome", string(outcome))))
+}
+
+// answered notes that another token stands there for an event. The clocks of the pods that received and wrote may differ.
+func (i *instruments) answered(ctx context.Context, request Request) {
+	if !request.Received.IsZero() {
+		i.repaired.Record(ctx, max(0, time.Since(request.Received).Seconds()))
+	}
 }
 
 // refreshSpan is the span of one reconciliation that acts.
@@ -101,6 +112,10 @@ func (s refreshSpan) end(outcome Outcome, token Token, err error) {
 func (s refreshSpan) gaveUp() {
 	s.SetStatus(codes.Error, "the term of leadership ended")
 	s.End()
+}
+
+func setAttributes(ctx context.Context, attrs ...attribute.KeyValue) {
+	trace.SpanFromContext(ctx).SetAttributes(attrs...)
 }
 
 // span runs one step of a reconciliation as a span of its own.

@@ -64,6 +64,10 @@ const (
 	Repaired Outcome = "Repaired"
 	// Unchanged: the issuer gave the same token again, which managed-identity endpoints do for hours.
 	Unchanged Outcome = "Unchanged"
+	// StillValid: the request was about a token that the Git servers still take; nothing was minted.
+	StillValid Outcome = "StillValid"
+	// TokenRejected: another token stands in the Secret, and every Git server refuses that too.
+	TokenRejected Outcome = "TokenRejected"
 	// Superseded: the request was about a token that is no longer there.
 	Superseded Outcome = "Superseded"
 	// Conflicted: somebody changed the Secret first; the token is kept and tried on the next observation.

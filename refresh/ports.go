@@ -29,6 +29,9 @@ type Store interface {
 	// Settle records that the open request ended without another token, if the Secret is still the observed one. A
 	// zero RefreshAt leaves refresh-at as it is.
 	Settle(ctx context.Context, target Target, observed Observed, handled Handled, refreshAt time.Time) error
+	// Read gives the token that stands in the Secret, if the Secret is still the observed one; the zero Token when the target's
+	// format does not show where it stands.
+	Read(ctx context.Context, target Target, observed Observed) (Token, error)
 }
 
 // Readers are the objects that read a target's Secret: what Flux pulls with. flux implements it. Safe for concurrent

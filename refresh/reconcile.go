@@ -79,19 +79,29 @@ func (t *term) act(ctx context.Context, e *entry, o Observed, d Decision) {
 }
 
 var sentences = map[Outcome]string{
-	Failed:     "refresh failed; the Secret stays as it is",
-	Conflicted: "somebody changed the Secret first; looking again",
-	Refreshed:  "wrote a new token",
-	Repaired:   "wrote the token again",
-	Unchanged:  "the issuer gave the same token again",
-	Superseded: "the request was about an earlier token",
+	Failed:        "refresh failed; the Secret stays as it is",
+	Conflicted:    "somebody changed the Secret first; looking again",
+	Refreshed:     "wrote a new token",
+	Repaired:      "wrote the token again",
+	Unchanged:     "the issuer gave the same token again",
+	StillValid:    "the Git servers still take the token that is there",
+	Superseded:    "the request was about an earlier token",
+	TokenRejected: "wrote a new token, which the Git servers refuse too",
 }
 
 var errNotLeading = errors.New("the lease is not known to be ours")
 
 func (t *term) carryOut(ctx context.Context, e *entry, o Observed, d Decision) (Outcome, Token, error) {
 	if d.Action == Supersede {
-		return t.settle(ctx, e, o, Superseded, time.Time{}, Token{})
+		outcome, token, err := t.settle(ctx, e, o, Superseded, time.Time{}, Token{})
+		if err == nil {
+			t.wake(ctx, e) // whoever failed with the earlier token can try the present one
+		}
+		return outcome, token, err
+	}
+	if d.Action == Mint && t.stillTaken(ctx, e, o) {
+		t.minted(ctx, e, o, d, nil)
+		return t.settle(ctx, e, o, StillValid, time.Time{}, Token{})
 	}
 	token, err := t.acquire(ctx, e, o, d)
 	if err != nil {
@@ -106,6 +116,11 @@ func (t *term) carryOut(ctx context.Context, e *entry, o Observed, d Decision) (
 	if d.Renews && token.Hash == o.TokenHash {
 		return t.settle(ctx, e, o, Unchanged, UnchangedAt(token.Expires, time.Now()), token)
 	}
+	if d.Reason == Adopted {
+		if err := t.mayReplace(ctx, e, token); err != nil {
+			return Failed, token, err
+		}
+	}
 	record := Record{Reason: d.Reason, RefreshAt: t.Policy.RefreshAt(token), RefreshedAt: time.Now()}
 	another := token.Hash != o.TokenHash
 	if another && o.Request.Open() {
@@ -115,9 +130,15 @@ func (t *term) carryOut(ctx context.Context, e *entry, o Observed, d Decision) (
 	if repairs(d) || !another {
 		outcome = Repaired
 	}
-	return outcome, token, t.write(ctx, e, o, func(ctx context.Context) error {
+	if err := t.write(ctx, e, o, func(ctx context.Context) error {
 		return t.Store.Apply(ctx, e.target, o, token, record)
-	})
+	}); err != nil {
+		return outcome, token, err
+	}
+	if another {
+		t.instruments.answered(ctx, o.Request)
+	}
+	return t.follow(ctx, e, d, outcome, token)
 }
 
 // acquire gives the held token or asks the issuer for one, under the mint that begin gave.
@@ -151,7 +172,7 @@ func (t *term) minted(ctx context.Context, e *entry, o Observed, d Decision, err
 		failure = known(err)
 	}
 	if d.Reason == RefreshRequested && (err == nil || known(err).Class == Misconfigured) {
-		e.requested(now.Add(t.Policy.Cooldown))
+		e.requested(now, t.Policy.Cooldown)
 	}
 	for _, p := range t.mints[e.target.Mint].end(failure, o.ExpiresAt.Sub(now), now, rand.Float64()) {
 		if failure != nil {
@@ -186,7 +207,8 @@ func (t *term) write(ctx context.Context, e *entry, o Observed, write func(conte
 		case errors.Is(err, ErrConflict):
 			e.conflict(o.Version, time.Now())
 		default:
-			e.refused(known(err), time.Now(), rand.Float64())
+			now := time.Now()
+			e.refused(known(err), o.ExpiresAt.Sub(now), now, rand.Float64())
 		}
 		return err
 	})

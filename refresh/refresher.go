@@ -1,7 +1,7 @@
 // Package refresh keeps tokens alive in Secrets. Every trigger becomes one key in one queue, and one function, Decide,
 // says what to do about it from what is there; nothing here knows Kubernetes, Azure or Flux.
 //
-//	observe ─► Decide ─► acquire ─► apply ─► look again
+//	observe ─► Decide ─► acquire ─► apply ─► verify ─► wake ─► look again
 //
 // The Secret is the state: what a Refresher remembers beside it is lost with its term, and costs one mint at most.
 package refresh
@@ -35,6 +35,7 @@ type Refresher struct {
 	Policy   Policy
 	Source   Source
 	Store    Store
+	Readers  Readers
 	Recorder Recorder
 	// Fresh tells whether leadership is certain at this moment. It is asked before each mint and each write; nil
 	// means always.

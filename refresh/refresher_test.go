@@ -586,7 +586,7 @@ func TestSpans(t *testing.T) {
 			spans[s.Name()] = s
 		}
 		root := spans["refresh"]
-		if root == nil || len(spans) != 3 {
+		if root == nil || len(spans) != 4 {
 			t.Fatalf("spans %v", spans)
 		}
 		if root.SpanKind() != oteltrace.SpanKindConsumer || root.Parent().TraceID().String() != traceID || root.Status().Code != codes.Unset {
@@ -602,7 +602,7 @@ func TestSpans(t *testing.T) {
 		}, attributes); diff != "" {
 			t.Errorf("attributes of refresh: -want +got:\n%s", diff)
 		}
-		for _, child := range []string{"token.acquire", "secret.apply"} {
+		for _, child := range []string{"token.acquire", "secret.apply", "flux.wake"} {
 			if s := spans[child]; s == nil || s.Parent().SpanID() != root.SpanContext().SpanID() {
 				t.Errorf("%s is not a child of refresh", child)
 			}

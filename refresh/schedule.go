@@ -71,6 +71,16 @@ func RetryDelay(err *Error, failures int, left time.Duration, u float64) time.Du
 	return d
 }
 
+// Cooldown is what lies between two requested mints of a target after so many new tokens in a row were rejected: it doubles
+// with each, to 15 minutes, because another token does not help where a permission is missing.
+func Cooldown(first time.Duration, rejections int) time.Duration {
+	const longest = 15 * time.Minute
+	if rejections > 10 {
+		return longest
+	}
+	return max(first, min(first<<rejections, longest))
+}
+
 const (
 	longestRepairDelay = time.Minute
 	// contentionEnds is how long a Secret must have been left alone for its repairs to be forgotten. The

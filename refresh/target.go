@@ -39,4 +39,6 @@ type Target struct {
 	Create bool
 	Labels map[string]string
 	Format Format
+	// Verify allows the token to be shown to the Git servers of the Secret's readers.
+	Verify bool
 }

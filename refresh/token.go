@@ -2,6 +2,7 @@ package refresh
 
 import (
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"io"
@@ -58,4 +59,21 @@ func (t Token) redacted() string {
 func Hash(value string) string {
 	sum := sha256.Sum256([]byte(value))
 	return hex.EncodeToString(sum[:8])
+}
+
+// LongHash names several texts together: 32 hex digits of SHA-256 over each, preceded by its length.
+func LongHash(texts ...string) string {
+	h := sha256.New()
+	for _, text := range texts {
+		writeSized(h, []byte(text))
+	}
+	return hex.EncodeToString(h.Sum(nil)[:16])
+}
+
+// writeSized writes a part so that no other division of the same bytes gives the same stream.
+func writeSized(w io.Writer, part []byte) {
+	var size [8]byte
+	binary.BigEndian.PutUint64(size[:], uint64(len(part)))
+	_, _ = w.Write(size[:])
+	_, _ = w.Write(part)
 }

@@ -32,6 +32,7 @@ type world struct {
 	*refresh.Refresher
 	source   *refreshtest.Source
 	store    *refreshtest.Store
+	readers  *refreshtest.Readers
 	recorder *refreshtest.Recorder
 	spans    *tracetest.SpanRecorder
 	metrics  *metric.ManualReader
@@ -41,11 +42,11 @@ type world struct {
 
 func newWorld(targets ...refresh.Target) *world {
 	w := &world{
-		source: &refreshtest.Source{}, store: refreshtest.NewStore(), recorder: &refreshtest.Recorder{},
+		source: &refreshtest.Source{}, store: refreshtest.NewStore(), readers: &refreshtest.Readers{}, recorder: &refreshtest.Recorder{},
 		spans: tracetest.NewSpanRecorder(), metrics: metric.NewManualReader(), logs: &bytes.Buffer{},
 	}
 	w.Refresher = &refresh.Refresher{
-		Targets: targets, Policy: policy, Source: w.source, Store: w.store, Recorder: w.recorder,
+		Targets: targets, Policy: policy, Source: w.source, Store: w.store, Readers: w.readers, Recorder: w.recorder,
 		Logger:         slog.New(slog.NewJSONHandler(w.logs, nil)),
 		TracerProvider: trace.NewTracerProvider(trace.WithSpanProcessor(w.spans)),
 		MeterProvider:  metric.NewMeterProvider(metric.WithReader(w.metrics)),

@@ -120,6 +120,21 @@ func (s *Store) Settle(ctx context.Context, target refresh.Target, observed refr
 	})
 }
 
+// Read implements refresh.Store.
+func (s *Store) Read(_ context.Context, target refresh.Target, observed refresh.Observed) (refresh.Token, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	live := s.secrets[target.Name]
+	if live == nil || live.ResourceVersion != observed.Version {
+		return refresh.Token{}, refresh.ErrConflict
+	}
+	value := target.Format.Value(live.Data)
+	if value == "" {
+		return refresh.Token{}, nil
+	}
+	return refresh.NewToken(value, observed.RefreshedAt, observed.ExpiresAt, time.Time{}), nil
+}
+
 // Create lets somebody else create a Secret. What is left out gets the API server's defaults.
 func (s *Store) Create(_ context.Context, manager string, object *corev1.Secret) error {
 	s.mu.Lock()

@@ -122,6 +122,21 @@ var (
 	traceParentForm = regexp.MustCompile(`^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$`)
 )
 
+// requestContext is the annotation request-context: who asked, and why.
+type requestContext struct {
+	// Request is the annotation request that this is about.
+	Request string `json:"request"`
+	// About is refresh.Hash of the token that is complained of.
+	About string `json:"about,omitempty"`
+	// Verdict, Sender and Source are the event's; for people.
+	Verdict string `json:"verdict,omitempty"`
+	Sender  string `json:"sender,omitempty"`
+	Source  string `json:"source,omitempty"`
+	// Received is when the event came in: RFC 3339 with fractions of a second.
+	Received    string `json:"received,omitempty"`
+	TraceParent string `json:"traceparent,omitempty"`
+}
+
 // request gives the open request. Its context is taken only whole, and only when it names this very request: else
 // a context left over from an earlier request would speak for a person's.
 func request(annotations map[string]string) refresh.Request {
@@ -134,16 +149,12 @@ func request(annotations map[string]string) refresh.Request {
 	if len(text) > maxRequestContext {
 		return open
 	}
-	var context struct {
-		Request     string `json:"request"`
-		About       string `json:"about"`
-		TraceParent string `json:"traceparent"`
-	}
+	var context requestContext
 	if json.Unmarshal([]byte(text), &context) != nil || context.Request != raw ||
 		(context.About != "" && !hashForm.MatchString(context.About)) ||
 		(context.TraceParent != "" && !traceParentForm.MatchString(context.TraceParent)) {
 		return open
 	}
-	open.About, open.TraceParent = context.About, context.TraceParent
+	open.About, open.TraceParent, open.Received = context.About, context.TraceParent, moment(context.Received)
 	return open
 }

@@ -93,6 +93,36 @@ func (s *Store) Settle(ctx context.Context, target refresh.Target, observed refr
 	return nil
 }
 
+// Read implements refresh.Store. It is the one read of a target: what the watch tells is kept without the token.
+func (s *Store) Read(ctx context.Context, target refresh.Target, observed refresh.Observed) (refresh.Token, error) {
+	live, err := get(ctx, s.client, target.Name)
+	if err != nil {
+		return refresh.Token{}, err
+	}
+	if live == nil || live.ResourceVersion != observed.Version {
+		return refresh.Token{}, refresh.ErrConflict
+	}
+	value := target.Format.Value(live.Data)
+	if value == "" {
+		return refresh.Token{}, nil
+	}
+	return refresh.NewToken(value, observed.RefreshedAt, observed.ExpiresAt, time.Time{}), nil
+}
+
+// get reads a Secret; nil when it does not exist.
+func get(ctx context.Context, client typedcorev1.SecretsGetter, name refresh.Name) (*corev1.Secret, error) {
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	live, err := client.Secrets(name.Namespace).Get(ctx, name.Name, metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+		return nil, nil
+	case err != nil:
+		return nil, failure(ctx, "read", err)
+	}
+	return live, nil
+}
+
 // patch changes a Secret and tells its watch what the API server answered. It tries once: when to try again is for
 // the caller to decide, who knows how long the token in the Secret still lives.
 func (s *Store) patch(ctx context.Context, name refresh.Name, kind types.PatchType, change any, options metav1.PatchOptions) error {

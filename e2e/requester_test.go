@@ -1,0 +1,130 @@
+package e2e
+
+import (
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"flux-token-refresher/refresh"
+	"flux-token-refresher/refresh/secret"
+)
+
+// TestRequester: the receiver's side of the request protocol, from any replica, on a real API server with the rights of a replica.
+func TestRequester(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	stamp := func(at time.Time) string { return at.UTC().Format(time.RFC3339) }
+	ask := func(id string) secret.Ask {
+		return secret.Ask{
+			Sender: "flux", Source: "/a/git/repository", ID: id, Verdict: "auth-failure", Time: now, Received: now,
+			TraceParent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+		}
+	}
+	raw := refresh.LongHash("flux", "/a/git/repository", "1")
+	for name, test := range map[string]struct {
+		// seed is what stands there, beside the token; nil: no Secret.
+		seed    map[string]string
+		token   string
+		ask     secret.Ask
+		written bool
+		trace   string
+	}{
+		"the first of its kind":              {map[string]string{}, "token", ask("1"), true, ""},
+		"there is no Secret":                 {nil, "", ask("1"), false, ""},
+		"there is no token":                  {map[string]string{}, "", ask("1"), false, ""},
+		"the event is of the token's second": {map[string]string{secret.RefreshedAt: stamp(now)}, "token", ask("1"), true, ""},
+		"the event is older than the token":  {map[string]string{secret.RefreshedAt: stamp(now.Add(2 * time.Second))}, "token", ask("1"), false, ""},
+		"it was asked and handled":           {map[string]string{secret.Request: raw, secret.HandledRequest: refresh.Hash(raw)}, "token", ask("1"), false, ""},
+		"it was handled, then another was":   {map[string]string{secret.Request: raw, secret.HandledRequest: refresh.Hash(raw)}, "token", ask("2"), true, ""},
+		"a person asks":                      {map[string]string{secret.Request: "now"}, "token", ask("1"), false, ""},
+		"a person's request was handled":     {map[string]string{secret.Request: "now", secret.HandledRequest: refresh.Hash("now")}, "token", ask("1"), true, ""},
+		"one about this token is open": {map[string]string{
+			secret.Request:        "open",
+			secret.RequestContext: `{"request":"open","about":"` + refresh.Hash("token") + `","traceparent":"` + ask("").TraceParent + `"}`,
+		}, "token", ask("1"), false, ask("").TraceParent},
+		"one about another token is open": {map[string]string{
+			secret.Request:        "open",
+			secret.RequestContext: `{"request":"open","about":"` + refresh.Hash("another") + `"}`,
+		}, "token", ask("1"), true, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			namespace := newNamespace(t)
+			target := secretTarget(namespace)
+			config := secretAccount(t, namespace)
+			allowSecret(t, namespace)
+			if test.seed != nil {
+				object := &corev1.Secret{
+					ObjectMeta: metav1.ObjectMeta{Name: target.Name.Name, Annotations: test.seed},
+					Data:       map[string][]byte{"bearerToken": []byte(test.token)},
+				}
+				if _, err := newClient(t).CoreV1().Secrets(namespace).Create(t.Context(), object, metav1.CreateOptions{}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			written, trace, err := secret.NewRequester(coreClient(t, config)).Request(t.Context(), target, test.ask)
+			if err != nil || written != test.written || trace != test.trace {
+				t.Fatalf("written %t, trace %q, error %v; want %t, %q", written, trace, err, test.written, test.trace)
+			}
+			if !written {
+				return
+			}
+			live, err := hands{newClient(t)}.Get(t.Context(), target.Name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := secret.Observe(target, live).Request
+			want := refresh.Request{
+				ID: refresh.Hash(refresh.LongHash(test.ask.Sender, test.ask.Source, test.ask.ID)), About: refresh.Hash(test.token),
+				Received: now.UTC(), TraceParent: test.ask.TraceParent,
+			}
+			if !got.Received.Equal(want.Received) {
+				t.Errorf("received %s, want %s", got.Received, want.Received)
+			}
+			got.Received = want.Received
+			if got != want {
+				t.Errorf("the leader sees %+v, want %+v", got, want)
+			}
+		})
+	}
+}
+
+// TestRequesterStorm: a hundred events about one token, at three replicas at once, while somebody else changes the Secret, are one request.
+func TestRequesterStorm(t *testing.T) {
+	t.Parallel()
+	namespace := newNamespace(t)
+	target := secretTarget(namespace)
+	config := secretAccount(t, namespace)
+	allowSecret(t, namespace)
+	object := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: target.Name.Name}, Data: map[string][]byte{"bearerToken": []byte("token")}}
+	if _, err := newClient(t).CoreV1().Secrets(namespace).Create(t.Context(), object, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	replicas := [3]*secret.Requester{}
+	for i := range replicas {
+		replicas[i] = secret.NewRequester(coreClient(t, config))
+	}
+	var requests sync.WaitGroup
+	var made atomic.Int32
+	for n := range 100 {
+		requests.Go(func() {
+			ask := secret.Ask{Sender: "flux", Source: fmt.Sprint("repository-", n), ID: fmt.Sprint(n), Time: time.Now(), Received: time.Now()}
+			written, _, err := replicas[n%3].Request(t.Context(), target, ask)
+			if err != nil {
+				t.Error(err)
+			}
+			if written {
+				made.Add(1)
+			}
+		})
+	}
+	requests.Wait()
+	if got := made.Load(); got != 1 {
+		t.Errorf("%d requests were written for a hundred events about one token, want 1", got)
+	}
+}

@@ -1,0 +1,123 @@
+package secret
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
+
+	"flux-token-refresher/refresh"
+)
+
+// Ask is an event's wish for another token.
+type Ask struct {
+	// Sender, Source and ID name the event: the same three are the same wish, however often it arrives.
+	Sender, Source, ID string
+	// Verdict is what was made of it; for people.
+	Verdict string
+	// Time is when what the event reports happened, Received when it came in.
+	Time, Received time.Time
+	// TraceParent is the W3C traceparent of the event's span; "" when there is none.
+	TraceParent string
+}
+
+// Requester writes requests for a refresh, from any replica: the leader's watch sees them, and whoever leads next does too.
+type Requester struct{ client typedcorev1.SecretsGetter }
+
+// NewRequester gives a Requester. About the client see New.
+func NewRequester(client typedcorev1.SecretsGetter) *Requester { return &Requester{client: client} }
+
+// requestTries bounds how often a request is written anew because somebody else changed the Secret meanwhile.
+const requestTries = 5
+
+// Request asks for a refresh of a target. When it returns without an error, the wish is durable: written, or
+// coalesced (written is false) with what stands there already:
+//
+//   - the Secret does not exist or holds no token, which the leader sees by itself;
+//   - the event is older than the token, so it is about an earlier one. Both times count in whole seconds; an event of the
+//     same second is not older;
+//   - this very event was asked, or handled, before;
+//   - a request about this token is open, or a person's. openTrace is its traceparent, if it has one.
+//
+// Errors are *refresh.Error, or the context's; then nobody knows of the wish.
+func (r *Requester) Request(ctx context.Context, target refresh.Target, ask Ask) (written bool, openTrace string, err error) {
+	for range requestTries {
+		live, err := get(ctx, r.client, target.Name)
+		if err != nil {
+			return false, "", err
+		}
+		if live == nil {
+			return false, "", nil
+		}
+		observed := Observe(target, live)
+		about := about(target, live)
+		raw := refresh.LongHash(ask.Sender, ask.Source, ask.ID)
+		open := observed.Request
+		switch {
+		case about == "",
+			ask.Time.Truncate(time.Second).Before(observed.RefreshedAt),
+			refresh.Hash(raw) == observed.Handled.Request:
+			return false, "", nil
+		case open.Open() && (open.About == about || open.About == ""):
+			return false, open.TraceParent, nil
+		}
+		err = r.write(ctx, live, raw, about, ask)
+		if !errors.Is(err, refresh.ErrConflict) {
+			return err == nil, "", err
+		}
+	}
+	return false, "", &refresh.Error{Class: refresh.Unavailable, Text: "the Secret changes faster than a request can be written to it"}
+}
+
+// about names the token that stands in a Secret; "" when there is none. Of a format that does not show the token, it is the token that
+// we wrote, while that content stands.
+func about(target refresh.Target, s *corev1.Secret) string {
+	content := target.Format.ContentHash(s.Data)
+	switch value := target.Format.Value(s.Data); {
+	case content == "":
+		return ""
+	case value != "":
+		return refresh.Hash(value)
+	case content == s.Annotations[ContentHash]:
+		return s.Annotations[TokenHash]
+	}
+	return ""
+}
+
+func (r *Requester) write(ctx context.Context, live *corev1.Secret, raw, about string, ask Ask) error {
+	why := requestContext{
+		Request: raw, About: about, Verdict: ask.Verdict, Sender: ask.Sender, Source: ask.Source,
+		Received: ask.Received.UTC().Format(time.RFC3339Nano), TraceParent: ask.TraceParent,
+	}
+	text, err := json.Marshal(why)
+	if err == nil && len(text) > maxRequestContext {
+		why.Sender, why.Source = "", "" // for people; the rest is for the leader, and short
+		text, err = json.Marshal(why)
+	}
+	if err != nil {
+		return err
+	}
+	change, err := json.Marshal(map[string]any{"metadata": map[string]any{
+		"resourceVersion": live.ResourceVersion,
+		"annotations":     map[string]string{Request: raw, RequestContext: string(text)},
+	}})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	_, err = r.client.Secrets(live.Namespace).Patch(ctx, live.Name, types.MergePatchType, change, metav1.PatchOptions{FieldManager: Actor})
+	switch {
+	case apierrors.IsNotFound(err):
+		return refresh.ErrConflict // deleted meanwhile
+	case err != nil:
+		return failure(ctx, "annotate", err)
+	}
+	return nil
+}

@@ -1,0 +1,114 @@
+package refresh
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+)
+
+// What the Git servers of a Secret's readers have to say: before a mint, before an adoption, after a write.
+
+// stillTaken tries the token that stands there, before an event mints another one: when a server takes it, what failed was
+// something else. A person who asks means it, and is not second-guessed.
+func (t *term) stillTaken(ctx context.Context, e *entry, o Observed) bool {
+	if o.Request.About == "" || !e.target.Verify || o.Request.About != o.TokenHash {
+		return false
+	}
+	token, held := t.Source.Held(e.target.Mint)
+	if !held || token.Hash != o.TokenHash {
+		var err error
+		if token, err = t.Store.Read(ctx, e.target, o); err != nil || token.Hash != o.TokenHash {
+			return false
+		}
+	}
+	trial, err := t.try(ctx, e, token)
+	return err == nil && trial.Accepted > 0
+}
+
+// mayReplace tells whether a credential that is not ours may go: every Git server that can be asked took the new token. Its
+// refusal paces the next try.
+func (t *term) mayReplace(ctx context.Context, e *entry, token Token) error {
+	trial, err := t.try(ctx, e, token)
+	var refusal *Error
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case err != nil:
+		refusal = known(err)
+	case trial.Rejected > 0:
+		refusal = &Error{Class: Misconfigured, Text: "the credential that stands there is left alone, because a Git server refuses the new token: " + trial.Why}
+	case trial.Silent > 0:
+		refusal = &Error{Class: Unavailable, Text: "the credential that stands there is left alone, because a Git server gave no answer to the new token"}
+	default:
+		return nil
+	}
+	// How long somebody else's credential lives is not known; nothing says that it is in a hurry.
+	e.refused(refusal, longestLife, time.Now(), rand.Float64())
+	return refusal
+}
+
+// follow sees to it, after a write that somebody waits for, that the new token is taken and that whoever failed tries again.
+// A refresh by the timer needs neither: the old token still worked.
+func (t *term) follow(ctx context.Context, e *entry, d Decision, outcome Outcome, token Token) (Outcome, Token, error) {
+	if d.Reason == RefreshDue {
+		return outcome, token, nil
+	}
+	if outcome == Refreshed && d.Reason != Adopted {
+		trial, err := t.try(ctx, e, token)
+		rejected := err == nil && trial.Rejected > 0 && trial.Accepted == 0 && trial.Silent == 0
+		if err == nil && trial != (Trial{}) {
+			e.tried(rejected, time.Now(), t.Policy.Cooldown)
+		}
+		if rejected {
+			return t.rejected(ctx, e, token, trial)
+		}
+	}
+	t.wake(ctx, e)
+	return outcome, token, nil
+}
+
+// rejected tells of a token that Entra issued and that no Git server takes: not the token is at fault, but what it may do.
+func (t *term) rejected(ctx context.Context, e *entry, token Token, trial Trial) (Outcome, Token, error) {
+	o, _, _ := e.look()
+	if o.UID != "" {
+		t.Recorder.Event(e.target.Name, o.UID, true, string(TokenRejected), "Every Git server refuses the new token of identity "+e.target.Mint.Identity+": "+trial.Why)
+	}
+	if o.Handled.Request != "" && o.Handled.Outcome == Refreshed {
+		err := t.write(ctx, e, o, func(ctx context.Context) error {
+			return t.Store.Settle(ctx, e.target, o, Handled{Request: o.Handled.Request, Outcome: TokenRejected}, time.Time{})
+		})
+		if err != nil && !errors.Is(err, ErrConflict) {
+			return TokenRejected, token, err
+		}
+	}
+	return TokenRejected, token, nil
+}
+
+// try shows a token to the Git servers of the target's readers.
+func (t *term) try(ctx context.Context, e *entry, token Token) (trial Trial, err error) {
+	if !e.target.Verify {
+		return Trial{}, nil
+	}
+	err = t.instruments.span(ctx, "token.verify", func(ctx context.Context) error {
+		trial, err = t.Readers.Try(ctx, e.target, token)
+		setAttributes(ctx,
+			attribute.Int("token.accepted", trial.Accepted), attribute.Int("token.rejected", trial.Rejected), attribute.Int("token.silent", trial.Silent))
+		return err
+	})
+	return trial, err
+}
+
+// wake is best effort: a reader that is not told looks again by itself, if later.
+func (t *term) wake(ctx context.Context, e *entry) {
+	err := t.instruments.span(ctx, "flux.wake", func(ctx context.Context) error {
+		woken, err := t.Readers.Wake(ctx, e.target)
+		setAttributes(ctx, attribute.Int("flux.woken", woken))
+		return err
+	})
+	if err != nil && ctx.Err() == nil {
+		t.Logger.WarnContext(ctx, "readers of the Secret were not told of the new token", "target", e.target.Name.String(), "error", known(err))
+	}
+}

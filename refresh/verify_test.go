@@ -1,0 +1,222 @@
+package refresh_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"flux-token-refresher/refresh"
+	"flux-token-refresher/refresh/secret"
+)
+
+// event writes the request that an event about the token that stands there makes.
+func (w *world) event(t *testing.T, id string) {
+	t.Helper()
+	token := string(w.secret(t, target.Name).Data["bearerToken"])
+	w.edit(t, target.Name, func(s *corev1.Secret) {
+		s.Annotations[secret.Request] = id
+		s.Annotations[secret.RequestContext] = fmt.Sprintf(`{"request":%q,"about":%q,"received":%q}`,
+			id, refresh.Hash(token), time.Now().UTC().Format(time.RFC3339Nano))
+	})
+	synctest.Wait()
+}
+
+func (w *world) outcome(t *testing.T) string {
+	t.Helper()
+	return w.secret(t, target.Name).Annotations[secret.HandledOutcome]
+}
+
+func TestEventIsAnsweredByWhatTheServersSay(t *testing.T) {
+	t.Parallel()
+	old := func(rejected, accepted, silent int) func(refresh.Token) refresh.Trial {
+		return func(token refresh.Token) refresh.Trial {
+			if token.Hash == refresh.Hash("current") {
+				return refresh.Trial{Accepted: accepted, Rejected: rejected, Silent: silent, Why: "sign in"}
+			}
+			return refresh.Trial{Accepted: 1}
+		}
+	}
+	for name, test := range map[string]struct {
+		verify  bool
+		answer  func(refresh.Token) refresh.Trial
+		outcome refresh.Outcome
+		mints   int
+		trials  int
+		woken   int
+	}{
+		"the old token is refused":           {true, old(1, 0, 0), refresh.Refreshed, 1, 2, 1},
+		"the old token is taken":             {true, old(0, 1, 0), refresh.StillValid, 0, 1, 0},
+		"one takes it, another forbids":      {true, old(1, 1, 0), refresh.StillValid, 0, 1, 0},
+		"nobody answers about the old token": {true, old(0, 0, 1), refresh.Refreshed, 1, 2, 1},
+		"nobody can be asked":                {true, nil, refresh.Refreshed, 1, 2, 1},
+		"nobody may be asked":                {false, old(0, 1, 0), refresh.Refreshed, 1, 0, 1},
+		"every server refuses every token": {true, func(refresh.Token) refresh.Trial {
+			return refresh.Trial{Rejected: 2, Why: "no licence"}
+		}, refresh.TokenRejected, 1, 2, 0},
+		"the new token is refused by one": {true, func(token refresh.Token) refresh.Trial {
+			if token.Hash == refresh.Hash("current") {
+				return refresh.Trial{Rejected: 2}
+			}
+			return refresh.Trial{Accepted: 1, Rejected: 1}
+		}, refresh.Refreshed, 1, 2, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				target := target
+				target.Verify = test.verify
+				w := newWorld(target)
+				w.readers.Answer(test.answer)
+				if err := w.store.Create(t.Context(), "somebody", good()); err != nil {
+					t.Fatal(err)
+				}
+				defer w.lead(t)()
+				w.event(t, "1")
+				if got := w.outcome(t); got != string(test.outcome) {
+					t.Errorf("handled-outcome %q, want %q", got, test.outcome)
+				}
+				if mints, trials, woken := len(w.source.Mints()), len(w.readers.Trials()), len(w.readers.Woken()); mints != test.mints || trials != test.trials || woken != test.woken {
+					t.Errorf("%d mints, %d trials, %d wakes; want %d, %d, %d", mints, trials, woken, test.mints, test.trials, test.woken)
+				}
+				if test.mints > 0 && w.series(t)["token_refresher.event_to_secret{}"] != 1 {
+					t.Error("the time from the event to the Secret was not measured")
+				}
+			})
+		})
+	}
+}
+
+// TestRejectedTokensCoolDown: where a permission is missing another token does not help, and is asked for ever more rarely.
+func TestRejectedTokensCoolDown(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		target := target
+		target.Verify = true
+		w := newWorld(target)
+		w.source.Lifetime = func(refresh.MintKey) time.Duration { return 24 * time.Hour }
+		w.readers.Answer(func(refresh.Token) refresh.Trial {
+			return refresh.Trial{Rejected: 1, Why: "the identity has no licence"}
+		})
+		if err := w.store.Create(t.Context(), "somebody", good()); err != nil {
+			t.Fatal(err)
+		}
+		defer w.lead(t)()
+		for i := range 240 { // an event every 15 seconds for an hour
+			w.event(t, fmt.Sprint(i))
+			time.Sleep(15 * time.Second)
+		}
+		// Cool-downs of 1, 2, 4, 8, 15, 15, 15 minutes.
+		if got := len(w.source.Mints()); got < 6 || got > 8 {
+			t.Errorf("%d mints in an hour of rejections, want about 7", got)
+		}
+		told := w.recorder.Events()
+		if len(told) == 0 || told[0].Reason != "TokenRejected" || !told[0].Warning || !strings.Contains(told[0].Note, "no licence") {
+			t.Errorf("events %v, want TokenRejected that says why", told)
+		}
+		w.readers.Answer(func(refresh.Token) refresh.Trial { return refresh.Trial{Accepted: 1} })
+		w.event(t, "after the permission came")
+		time.Sleep(15 * time.Minute)
+		if got := w.outcome(t); got != string(refresh.StillValid) {
+			t.Errorf("handled-outcome %q after the permission came, want StillValid", got)
+		}
+	})
+}
+
+func TestNobodyIsAskedWithoutNeed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		target := target
+		target.Verify = true
+		w := newWorld(target)
+		w.readers.Answer(func(refresh.Token) refresh.Trial { return refresh.Trial{Accepted: 1} })
+		if err := w.store.Create(t.Context(), "somebody", good()); err != nil {
+			t.Fatal(err)
+		}
+		defer w.lead(t)()
+		time.Sleep(5 * time.Hour)
+		if trials, woken := len(w.readers.Trials()), len(w.readers.Woken()); trials != 0 || woken != 0 || len(w.source.Mints()) < 5 {
+			t.Errorf("%d trials, %d wakes for %d refreshes by the timer", trials, woken, len(w.source.Mints()))
+		}
+		// A person who asks gets a new token, although the present one is good.
+		w.request(t, target.Name, "now")
+		synctest.Wait()
+		if got := w.outcome(t); got != string(refresh.Refreshed) {
+			t.Errorf("handled-outcome %q, want Refreshed", got)
+		}
+		if trials, woken := len(w.readers.Trials()), len(w.readers.Woken()); trials != 1 || woken != 1 {
+			t.Errorf("%d trials, %d wakes for a request, want the new token tried and the readers woken", trials, woken)
+		}
+	})
+}
+
+func TestSupersededRequestWakes(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(target)
+		seed := good()
+		seed.Annotations[secret.Request] = "1"
+		seed.Annotations[secret.RequestContext] = `{"request":"1","about":"0123456789abcdef"}`
+		if err := w.store.Create(t.Context(), "somebody", seed); err != nil {
+			t.Fatal(err)
+		}
+		defer w.lead(t)()
+		if woken := len(w.readers.Woken()); w.outcome(t) != string(refresh.Superseded) || woken != 1 {
+			t.Errorf("handled-outcome %q, %d wakes", w.outcome(t), woken)
+		}
+	})
+}
+
+// TestAdoption: a credential that works is never taken away for one that may not.
+func TestAdoption(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		verify bool
+		trial  refresh.Trial
+		adopts bool
+	}{
+		"nobody to ask":     {true, refresh.Trial{}, true},
+		"all take it":       {true, refresh.Trial{Accepted: 2}, true},
+		"one refuses it":    {true, refresh.Trial{Accepted: 1, Rejected: 1, Why: "no permission"}, false},
+		"one is silent":     {true, refresh.Trial{Accepted: 1, Silent: 1}, false},
+		"none may be asked": {false, refresh.Trial{Rejected: 1}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				target := target
+				target.Verify = test.verify
+				w := newWorld(target)
+				w.readers.Answer(func(refresh.Token) refresh.Trial { return test.trial })
+				pat := good()
+				pat.Annotations = nil
+				pat.Data = map[string][]byte{"username": []byte("git"), "password": []byte("a personal access token")}
+				if err := w.store.Create(t.Context(), "somebody", pat); err != nil {
+					t.Fatal(err)
+				}
+				defer w.lead(t)()
+				time.Sleep(time.Hour)
+				_, adopted := w.secret(t, target.Name).Data["bearerToken"]
+				if adopted != test.adopts {
+					t.Fatalf("adopted: %t, want %t", adopted, test.adopts)
+				}
+				if !adopted {
+					if mints, trials := len(w.source.Mints()), len(w.readers.Trials()); mints > 2 || trials < 4 || trials > 40 {
+						t.Errorf("%d mints, %d trials in an hour of waiting", mints, trials)
+					}
+					if told := w.recorder.Events(); len(told) != 1 || told[0].Reason != "RefreshFailed" || !strings.Contains(told[0].Note, "left alone") {
+						t.Errorf("events %v, want one that says why", told)
+					}
+				}
+				w.readers.Answer(func(refresh.Token) refresh.Trial { return refresh.Trial{Accepted: 2} })
+				time.Sleep(20 * time.Minute)
+				if _, adopted := w.secret(t, target.Name).Data["bearerToken"]; !adopted {
+					t.Error("not adopted after every server took the token")
+				}
+			})
+		})
+	}
+}
