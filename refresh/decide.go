@@ -183,7 +183,7 @@ func Decide(t Target, o Observed, m Memory, p Policy, now time.Time) Decision {
 		if d.Repairs() || d.Action == Mint && c.kind == repair {
 			notBefore = latest(notBefore, m.RepairAfter)
 		}
-		if d.Action == Mint && !(m.Misconfigured && m.Mended && !now.Before(m.RequestAfter)) {
+		if d.Action == Mint && (!m.Misconfigured || !m.Mended || now.Before(m.RequestAfter)) {
 			notBefore = latest(notBefore, m.MintAfter)
 		}
 		if now.Before(notBefore) {

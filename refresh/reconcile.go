@@ -140,14 +140,14 @@ func (t *term) acquire(ctx context.Context, e *entry, o Observed, d Decision) (T
 		if err == nil && !token.Alive(time.Now()) {
 			err = &Error{Class: Unavailable, Text: "the issuer gave a token that has already ended"}
 		}
-		t.minted(ctx, e, o, d, err)
+		t.minted(ctx, e, o, err)
 		return err
 	}, attribute.Bool("token.reused", d.Action == Reuse), attribute.String("token.identity", e.target.Mint.Identity))
 	return token, err
 }
 
 // minted ends a mint: it remembers how it went, and wakes who was parked for it, or tells them how it failed.
-func (t *term) minted(ctx context.Context, e *entry, o Observed, d Decision, err error) {
+func (t *term) minted(ctx context.Context, e *entry, o Observed, err error) {
 	m := t.mints[e.target.Mint]
 	var failure *Error
 	switch {
