@@ -155,6 +155,12 @@ func (t *term) write(
 ) (*coordinationv1.Lease, error) {
 	began := time.Now()
 	acquired, _ := t.times()
+	if !acquired.IsZero() && !t.fresh() {
+		// A process that was stopped for a while: its term is over, and must not come alive again.
+		err := fmt.Errorf("%w (%s)", errNotRenewed, t.cfg.RenewDeadline)
+		t.end(err)
+		return nil, err
+	}
 	if acquired.IsZero() {
 		acquired = began
 	}

@@ -45,6 +45,8 @@ const (
 	Mint Action = "mint"
 	// Supersede the open request: it is about a token that is no longer there.
 	Supersede Action = "supersede"
+	// Fail the open request: the mint that it asked for failed until somebody changes something.
+	Fail Action = "fail"
 )
 
 // Decision is what to do about one target.
@@ -68,14 +70,17 @@ type Memory struct {
 	// No request to the issuer starts before MintAfter, no write before WriteAfter, no repair before
 	// RepairAfter, no requested mint before RequestAfter.
 	MintAfter, WriteAfter, RepairAfter, RequestAfter time.Time
-	// Misconfigured tells that the last mint failed until somebody changes something. A new request is
-	// taken for the word that somebody did, and does not wait for MintAfter.
-	Misconfigured bool
+	// Misconfigured tells that the last mint failed until somebody changes something, and Mended that the open request came
+	// after it: that is taken for the word that somebody did, and does not wait for MintAfter.
+	Misconfigured, Mended bool
 }
 
-// longestLife bounds what an annotation may claim: managed-identity endpoints issue tokens of 24 hours,
-// nobody issues longer ones. An expiry or a refresh beyond it was not written by us.
-const longestLife = 25 * time.Hour
+const (
+	// farthest bounds what an annotation may claim: we write nothing beyond longestLife.
+	farthest = longestLife + time.Hour
+	// skew is how far the clocks of two leaders may differ.
+	skew = 5 * time.Minute
+)
 
 // kind says how a check's reason is acted upon.
 type kind int
@@ -153,25 +158,32 @@ func Decide(t Target, o Observed, m Memory, p Policy, now time.Time) Decision {
 			continue
 		}
 		d := Decision{Action: Mint, Reason: c.reason, Why: why, Renews: c.kind == renewal || c.kind == request}
-		if reusable(c.reason, o, m.Held, now) {
+		switch {
+		case !m.Held.Alive(now):
+		case fixable[c.reason] || m.Held.Hash != o.TokenHash:
 			d.Action = Reuse
+		case c.kind != request && now.Before(p.RefreshAt(m.Held).Add(-p.Within)):
+			// It is the token that stands there, and its time has not come: what is wrong is what the annotations say.
+			d.Action, d.Renews = Reuse, false
 		}
 		notBefore := m.WriteAfter
-		switch c.kind {
-		case await:
+		switch {
+		case c.kind == await:
 			return Decision{Action: Await, Reason: c.reason, Why: why}
-		case repair:
-			notBefore = latest(notBefore, m.RepairAfter)
-		case request:
-			if o.Request.About != "" && o.Request.About != o.TokenHash {
-				d = Decision{Action: Supersede, Reason: c.reason, Why: "the request is about a token that is no longer there"}
-			} else if d.Action == Mint && now.Before(m.RequestAfter) {
-				// A request that cools down stays open and holds up nothing that comes after it.
-				next = earliest(next, m.RequestAfter)
-				continue
-			}
+		case c.kind != request:
+		case o.Request.About != "" && o.Request.About != o.TokenHash:
+			d = Decision{Action: Supersede, Reason: c.reason, Why: "the request is about a token that is no longer there"}
+		case d.Action == Mint && m.Misconfigured && !m.Mended:
+			d = Decision{Action: Fail, Reason: c.reason, Why: "the mint that was requested failed until somebody changes something"}
+		case d.Action == Mint && now.Before(m.RequestAfter):
+			// A request that cools down stays open and holds up nothing that comes after it.
+			next = earliest(next, m.RequestAfter)
+			continue
 		}
-		if d.Action == Mint && (c.kind != request || !m.Misconfigured) {
+		if d.Repairs() || d.Action == Mint && c.kind == repair {
+			notBefore = latest(notBefore, m.RepairAfter)
+		}
+		if d.Action == Mint && (!m.Misconfigured || !m.Mended || now.Before(m.RequestAfter)) {
 			notBefore = latest(notBefore, m.MintAfter)
 		}
 		if now.Before(notBefore) {
@@ -182,29 +194,23 @@ func Decide(t Target, o Observed, m Memory, p Policy, now time.Time) Decision {
 	return Decision{Action: Look, Why: "the token is good", At: next}
 }
 
-// reusable tells whether the held token settles a reason: any live one puts right what somebody did to the
-// Secret; where the token itself has to go, it must be another one than that.
-func reusable(r Reason, o Observed, held Token, now time.Time) bool {
-	if !held.Alive(now) {
-		return false
-	}
-	switch r {
-	case SecretMissing, Adopted, ConfigChanged, TokenMissing, TokenAltered:
-		return true
-	default:
-		return held.Hash != o.TokenHash
-	}
-}
+// fixable are the reasons that any token settles, as long as it lives; the others want another one than that which stands there.
+var fixable = map[Reason]bool{SecretMissing: true, Adopted: true, ConfigChanged: true, TokenMissing: true, TokenAltered: true}
+
+// Repairs tells whether a decision puts a Secret right with the token that is held.
+func (d Decision) Repairs() bool { return d.Action == Reuse && !d.Renews }
 
 // implausible tells what cannot be true of the times on the Secret. They are input like any other: whoever may
 // patch the Secret could otherwise put a refresh off for ever.
 func implausible(o Observed, now time.Time) string {
-	limit := earliest(o.RefreshedAt, now).Add(longestLife)
+	limit := earliest(o.RefreshedAt, now).Add(farthest)
 	switch {
 	case o.ExpiresAt.IsZero() || o.RefreshAt.IsZero() || o.RefreshedAt.IsZero():
 		return "expires-at, refresh-at or refreshed-at is missing or is no time"
 	case o.ExpiresAt.After(limit) || o.RefreshAt.After(limit):
-		return fmt.Sprintf("expires-at or refresh-at lies more than %s ahead", longestLife)
+		return fmt.Sprintf("expires-at or refresh-at lies more than %s ahead", farthest)
+	case o.RefreshedAt.After(now.Add(skew)):
+		return "refreshed-at lies ahead: the clock of whoever wrote it was wrong, or this one is"
 	}
 	return ""
 }

@@ -80,6 +80,7 @@ var (
 	target  = refresh.Target{Name: refresh.Name{Namespace: "flux-system", Name: "flux-system"}, Mint: refresh.MintKey{Identity: "repos", Scope: "azure-devops"}, ConfigHash: "c0ffee0000000000", Format: refresh.BearerToken()}
 	current = refresh.NewToken("current", now.Add(-30*time.Minute), now.Add(30*time.Minute), time.Time{})
 	other   = refresh.NewToken("other", now.Add(-time.Minute), now.Add(time.Hour), time.Time{})
+	due     = refresh.NewToken("current", now.Add(-50*time.Minute), now.Add(10*time.Minute), time.Time{})
 	ended   = refresh.NewToken("ended", now.Add(-time.Hour), now, time.Time{})
 )
 
@@ -137,9 +138,11 @@ func (r row) memory(t *testing.T) refresh.Memory {
 	for key, value := range r.knows {
 		switch key {
 		case "held":
-			m.Held = map[string]refresh.Token{"current": current, "other": other, "expired": ended}[value]
+			m.Held = map[string]refresh.Token{"current": current, "other": other, "due": due, "expired": ended}[value]
 		case "misconfigured":
 			m.Misconfigured = true
+		case "mended":
+			m.Mended = true
 		case "mint-after":
 			m.MintAfter = when(now, value)
 		case "write-after":

@@ -15,9 +15,10 @@ type entry struct {
 
 	writeAfter, repairAfter, requestAfter time.Time
 
-	failures   int  // writes in a row
-	conflicted bool // writeAfter only bridges the time until the next observation
-	repairs    int  // in a row, without contentionEnds between them
+	failures   int       // writes in a row
+	conflicts  int       // writes in a row that came too late for the version that is observed
+	askedAt    time.Time // when the open request was first seen
+	repairs    int       // in a row, without contentionEnds between them
 	repairedAt time.Time
 	rejections int // new tokens in a row that every Git server refused
 
@@ -35,17 +36,29 @@ type count struct {
 func (e *entry) observe(o Observed) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if o.Request.Open() && o.Request.ID != e.observed.Request.ID {
+		e.askedAt = time.Now()
+	}
 	e.observed = o
-	if e.conflicted {
-		e.conflicted, e.writeAfter = false, time.Time{}
+	if e.conflicts > 0 {
+		e.conflicts, e.writeAfter = 0, time.Time{}
 	}
 }
 
-// look gives what Decide needs, beside what the mint remembers.
-func (e *entry) look() (o Observed, m Memory, finished bool) {
+// look gives what is known of the target, with what the mint remembers.
+func (e *entry) look(m *mint) (Observed, Memory) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.observed, Memory{WriteAfter: e.writeAfter, RepairAfter: e.repairAfter, RequestAfter: e.requestAfter}, e.finished
+	memory := Memory{WriteAfter: e.writeAfter, RepairAfter: e.repairAfter, RequestAfter: e.requestAfter}
+	m.remember(&memory, e.observed.ExpiresAt, e.askedAt)
+	return e.observed, memory
+}
+
+// ended tells, for Once, whether the work on the target has ended.
+func (e *entry) ended() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.finished
 }
 
 // finish ends the work on a target, for Once; false when it had ended.
@@ -74,12 +87,12 @@ func (e *entry) says(what string) bool {
 	return true
 }
 
-// wrote notes a write that succeeded, and gives the repairs in a row.
-func (e *entry) wrote(repair bool, now time.Time) int {
+// wrote notes a write that succeeded, and gives the unplanned ones in a row.
+func (e *entry) wrote(unplanned bool, now time.Time) int {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.failures = 0
-	if !repair {
+	if !unplanned {
 		return 0
 	}
 	if now.Sub(e.repairedAt) > contentionEnds {
@@ -99,12 +112,14 @@ func (e *entry) refused(err *Error, left time.Duration, now time.Time, u float64
 	e.writeAfter = now.Add(RetryDelay(err, e.failures, left, u))
 }
 
-// conflict notes a write that came too late for the version it was about. The next observation clears it.
+// conflict notes a write that came too late for the version it was about. The next observation clears it, and should be on its
+// way; where it does not come, the watch is blind.
 func (e *entry) conflict(version string, now time.Time) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.observed.Version == version {
-		e.conflicted, e.writeAfter = true, now.Add(time.Second)
+		e.conflicts++
+		e.writeAfter = now.Add(RepairDelay(e.conflicts))
 	}
 }
 

@@ -34,7 +34,7 @@ func newInstruments(mp metric.MeterProvider, tp trace.TracerProvider, entries ma
 	refreshes, err2 := meter.Int64ObservableCounter("token_refresher.refreshes",
 		metric.WithDescription("Reconciliations of a Secret that did something, or had to wait for a change of it."))
 	expiry, err3 := meter.Float64ObservableGauge("token_refresher.token.expiry.timestamp", metric.WithUnit("s"),
-		metric.WithDescription("When the token in the Secret ends, in seconds since 1970."))
+		metric.WithDescription("When the token in the Secret ends, in seconds since 1970; 0 when there is none, or the Secret was not seen yet."))
 	next, err4 := meter.Float64ObservableGauge("token_refresher.next_refresh.timestamp", metric.WithUnit("s"),
 		metric.WithDescription("When the token in the Secret is to be refreshed, in seconds since 1970."))
 	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
@@ -44,9 +44,12 @@ func newInstruments(mp metric.MeterProvider, tp trace.TracerProvider, entries ma
 		for _, e := range entries {
 			e.report(func(labels attribute.Set, observed Observed) {
 				with := metric.WithAttributeSet(labels)
+				// A target without a token has one that ended long ago, so that nobody has to watch for a missing series.
+				ends := 0.0
 				if at := observed.ExpiresAt; !at.IsZero() {
-					o.ObserveFloat64(expiry, float64(at.Unix()), with)
+					ends = float64(at.Unix())
 				}
+				o.ObserveFloat64(expiry, ends, with)
 				if at := observed.RefreshAt; !at.IsZero() {
 					o.ObserveFloat64(next, float64(at.Unix()), with)
 				}

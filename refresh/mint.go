@@ -6,19 +6,17 @@ import (
 )
 
 // mint is what a term knows of one MintKey. One worker at a time asks the issuer; the targets that need the same token are
-// parked meanwhile, so that a slow issuer holds up nobody else's.
+// parked meanwhile, so that a slow issuer holds up one worker and nobody else's targets.
 type mint struct {
 	mu       sync.Mutex
 	inFlight bool
-	parked   []parked
-	failures int
-	last     Class // of the failures in a row
-	after    time.Time
-}
+	parked   map[*entry]Decision
 
-type parked struct {
-	entry    *entry
-	decision Decision
+	// The failures in a row, and the last of them: when, why, and its share of the jitter.
+	failures int
+	failure  *Error
+	failedAt time.Time
+	u        float64
 }
 
 // begin takes the right to ask, or parks the target until whoever has it is done.
@@ -26,32 +24,48 @@ func (m *mint) begin(e *entry, d Decision) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.inFlight {
-		m.parked = append(m.parked, parked{e, d})
+		if m.parked == nil {
+			m.parked = map[*entry]Decision{}
+		}
+		m.parked[e] = d
 		return false
 	}
 	m.inFlight = true
 	return true
 }
 
-// end gives the right back, and gives whoever was parked. err is nil for a success and for a try that was given up.
-func (m *mint) end(err *Error, left time.Duration, now time.Time, u float64) []parked {
+// end gives the right back, and gives whoever was parked.
+func (m *mint) end() map[*entry]Decision {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if err != nil {
-		m.failures++
-		m.last = err.Class
-		m.after = now.Add(RetryDelay(err, m.failures, left, u))
-	} else {
-		m.failures, m.last = 0, ""
-	}
 	waiting := m.parked
 	m.inFlight, m.parked = false, nil
 	return waiting
 }
 
-// remember adds to what Decide needs.
-func (m *mint) remember(memory *Memory) {
+// succeeded forgets the failures.
+func (m *mint) succeeded() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	memory.MintAfter, memory.Misconfigured = m.after, m.last == Misconfigured
+	m.failures, m.failure = 0, nil
+}
+
+func (m *mint) failed(err *Error, now time.Time, u float64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.failures++
+	m.failure, m.failedAt, m.u = err, now, u
+}
+
+// remember adds what Decide needs to know about the mint, for a target whose token ends at expires and whose open request was
+// first seen at asked.
+func (m *mint) remember(memory *Memory, expires, asked time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.failure == nil {
+		return
+	}
+	memory.MintAfter = m.failedAt.Add(RetryDelay(m.failure, m.failures, expires.Sub(m.failedAt), m.u))
+	memory.Misconfigured = m.failure.Class == Misconfigured
+	memory.Mended = asked.After(m.failedAt)
 }

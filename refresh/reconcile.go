@@ -15,12 +15,11 @@ const contended = 3
 
 // reconcile is the one path: it looks at what is, never at what woke it.
 func (t *term) reconcile(ctx context.Context, e *entry) {
-	o, memory, finished := e.look()
-	if finished {
+	if e.ended() {
 		return
 	}
 	m := t.mints[e.target.Mint]
-	m.remember(&memory)
+	o, memory := e.look(m)
 	memory.Held, _ = t.Source.Held(e.target.Mint)
 
 	d := Decide(e.target, o, memory, t.Policy, time.Now())
@@ -51,7 +50,7 @@ func (t *term) act(ctx context.Context, e *entry, o Observed, d Decision) {
 	ctx, span := t.instruments.start(ctx, e.target, o.Request, d)
 	outcome, token, err := t.carryOut(ctx, e, o, d)
 	switch {
-	case ctx.Err() != nil || errors.Is(err, errNotLeading):
+	case err != nil && (ctx.Err() != nil || errors.Is(err, errNotLeading)):
 		span.gaveUp()
 		return
 	case errors.Is(err, ErrConflict):
@@ -61,12 +60,18 @@ func (t *term) act(ctx context.Context, e *entry, o Observed, d Decision) {
 	}
 	took := time.Since(started)
 	span.end(outcome, token, err)
-	e.counted(d.Reason, outcome)
+	if d.Action != Fail { // it was counted when the mint failed
+		e.counted(d.Reason, outcome)
+	}
 	t.instruments.took(ctx, d.Reason, outcome, took)
 
 	log := t.log(e, d).With("outcome", outcome, "took", took.Round(time.Millisecond).String())
 	switch outcome {
 	case Failed:
+		if err == nil { // the request ended so; the failure itself was told when the mint failed
+			log.InfoContext(ctx, "the request ended without a new token")
+			return
+		}
 		log.WarnContext(ctx, sentences[outcome], "error", err, "expires_at", o.ExpiresAt)
 		t.tellFailure(e, o, known(err))
 		t.end(e, err)
@@ -89,28 +94,28 @@ var sentences = map[Outcome]string{
 	TokenRejected: "wrote a new token, which the Git servers refuse too",
 }
 
-var errNotLeading = errors.New("the lease is not known to be ours")
+var (
+	errNotLeading = errors.New("the lease is not known to be ours")
+	// errNotNeeded ends a mint that did not begin.
+	errNotNeeded = errors.New("the token that is there is still taken")
+)
 
 func (t *term) carryOut(ctx context.Context, e *entry, o Observed, d Decision) (Outcome, Token, error) {
-	if d.Action == Supersede {
+	switch {
+	case d.Action == Supersede:
 		outcome, token, err := t.settle(ctx, e, o, Superseded, time.Time{}, Token{})
 		if err == nil {
 			t.wake(ctx, e) // whoever failed with the earlier token can try the present one
 		}
 		return outcome, token, err
-	}
-	if d.Action == Mint && t.stillTaken(ctx, e, o) {
-		t.minted(ctx, e, o, d, nil)
+	case d.Action == Fail:
+		return t.settle(ctx, e, o, Failed, time.Time{}, Token{})
+	case d.Action == Mint && d.Reason == RefreshRequested && t.stillTaken(ctx, e, o):
+		t.minted(ctx, e, o, errNotNeeded)
 		return t.settle(ctx, e, o, StillValid, time.Time{}, Token{})
 	}
 	token, err := t.acquire(ctx, e, o, d)
 	if err != nil {
-		if o.Request.Open() && known(err).Class == Misconfigured {
-			// Trying again will not help whoever asked: the request ends, the target is tried again all the same.
-			if _, _, err := t.settle(ctx, e, o, Failed, time.Time{}, Token{}); err != nil {
-				t.Logger.DebugContext(ctx, "the failed request stays open", "target", e.target.Name.String(), "error", err)
-			}
-		}
 		return Failed, Token{}, err
 	}
 	if d.Renews && token.Hash == o.TokenHash {
@@ -123,11 +128,12 @@ func (t *term) carryOut(ctx context.Context, e *entry, o Observed, d Decision) (
 	}
 	record := Record{Reason: d.Reason, RefreshAt: t.Policy.RefreshAt(token), RefreshedAt: time.Now()}
 	another := token.Hash != o.TokenHash
-	if another && o.Request.Open() {
+	// A token that was held already may be the very one that the request is about, where the Secret no longer tells.
+	if o.Request.Open() && another && (d.Action == Mint || d.Renews || o.TokenHash != "") {
 		record.Handled = Handled{Request: o.Request.ID, Outcome: Refreshed}
 	}
 	outcome := Refreshed
-	if repairs(d) || !another {
+	if d.Repairs() || !another {
 		outcome = Repaired
 	}
 	if err := t.write(ctx, e, o, func(ctx context.Context) error {
@@ -158,31 +164,45 @@ func (t *term) acquire(ctx context.Context, e *entry, o Observed, d Decision) (T
 		if err == nil && !token.Alive(time.Now()) {
 			err = &Error{Class: Unavailable, Text: "the issuer gave a token that has already ended"}
 		}
-		t.minted(ctx, e, o, d, err)
+		t.minted(ctx, e, o, err)
 		return err
 	}, attribute.Bool("token.reused", d.Action == Reuse), attribute.String("token.identity", e.target.Mint.Identity))
 	return token, err
 }
 
 // minted ends a mint: it remembers how it went, and wakes who was parked for it, or tells them how it failed.
-func (t *term) minted(ctx context.Context, e *entry, o Observed, d Decision, err error) {
-	now := time.Now()
+func (t *term) minted(ctx context.Context, e *entry, o Observed, err error) {
+	m := t.mints[e.target.Mint]
 	var failure *Error
-	if err != nil && ctx.Err() == nil && !errors.Is(err, errNotLeading) {
+	switch {
+	case err == nil:
+		m.succeeded()
+	case ctx.Err() == nil && !errors.Is(err, errNotLeading) && !errors.Is(err, errNotNeeded):
 		failure = known(err)
+		m.failed(failure, time.Now(), rand.Float64())
 	}
-	if d.Reason == RefreshRequested && (err == nil || known(err).Class == Misconfigured) {
-		e.requested(now, t.Policy.Cooldown)
+	if o.Request.Open() && (err == nil || errors.Is(err, errNotNeeded) || failure != nil && failure.Class == Misconfigured) {
+		e.requested(time.Now(), t.Policy.Cooldown)
 	}
-	for _, p := range t.mints[e.target.Mint].end(failure, o.ExpiresAt.Sub(now), now, rand.Float64()) {
+	for parked, decision := range m.end() {
 		if failure != nil {
-			p.entry.counted(p.decision.Reason, Failed)
-			o, _, _ := p.entry.look()
-			t.tellFailure(p.entry, o, failure)
-			t.end(p.entry, failure)
+			t.failedToo(ctx, parked, decision, failure)
 		}
-		t.queue.Add(p.entry.target.Name)
+		t.queue.Add(parked.target.Name)
 	}
+}
+
+// failedToo tells of a target that was parked for a mint that failed, unless somebody changed their mind meanwhile.
+func (t *term) failedToo(ctx context.Context, e *entry, d Decision, failure *Error) {
+	o, _ := e.look(t.mints[e.target.Mint])
+	if o.Suspended || o.Refused != "" {
+		return
+	}
+	e.counted(d.Reason, Failed)
+	if t.tellFailure(e, o, failure) {
+		t.log(e, d).WarnContext(ctx, sentences[Failed], "error", failure, "expires_at", o.ExpiresAt)
+	}
+	t.end(e, failure)
 }
 
 func (t *term) settle(ctx context.Context, e *entry, o Observed, outcome Outcome, refreshAt time.Time, token Token) (Outcome, Token, error) {
@@ -214,35 +234,35 @@ func (t *term) write(ctx context.Context, e *entry, o Observed, write func(conte
 	})
 }
 
-// repairs tells whether a decision puts a Secret right with the token that is held.
-func repairs(d Decision) bool { return d.Action == Reuse && !d.Renews }
-
 func (t *term) succeeded(e *entry, o Observed, d Decision, outcome Outcome) {
 	e.says("")
-	if d.Action != Supersede {
+	if d.Action != Supersede && d.Action != Fail {
 		t.end(e, nil)
 	}
-	inARow := e.wrote(repairs(d), time.Now())
+	// A mint for what any token settles cannot come twice: from then on a token is held.
+	inARow := e.wrote(d.Repairs() || d.Action == Mint && !d.Renews && !fixable[d.Reason], time.Now())
 	name := e.target.Name
 	switch {
-	case d.Reason == Adopted:
-		t.Recorder.Event(name, o.UID, false, string(Adopted), "A credential that was not ours was replaced by a token of identity "+e.target.Mint.Identity+".")
-	case d.Reason == RefreshRequested && outcome == Refreshed:
-		t.Recorder.Event(name, o.UID, false, string(Refreshed), "A new token was written, as requested.")
 	case inARow >= contended && o.UID != "":
 		other := o.OtherManager
 		if other == "" {
 			other = "somebody"
 		}
 		t.Recorder.Event(name, o.UID, true, "Contended", other+" keeps changing this Secret's token; repairs wait longer each time, up to a minute. Take the key out of what "+other+" writes.")
+	case d.Reason == Adopted:
+		t.Recorder.Event(name, o.UID, false, string(Adopted), "A credential that was not ours was replaced by a token of identity "+e.target.Mint.Identity+".")
+	case d.Reason == RefreshRequested && outcome == Refreshed:
+		t.Recorder.Event(name, o.UID, false, string(Refreshed), "A new token was written, as requested.")
 	}
 }
 
-// tellFailure puts a failure beside the Secret, once for each kind of it in a row.
-func (t *term) tellFailure(e *entry, o Observed, err *Error) {
-	if e.says(string(err.Class)+err.Code) && o.UID != "" {
+// tellFailure puts a failure beside the Secret, once for each kind of it in a row, and tells whether this was the first.
+func (t *term) tellFailure(e *entry, o Observed, err *Error) bool {
+	first := e.says(string(err.Class) + err.Code)
+	if first && o.UID != "" {
 		t.Recorder.Event(e.target.Name, o.UID, true, "RefreshFailed", err.Error())
 	}
+	return first
 }
 
 // wait tells once of what only a change of the Secret can help.

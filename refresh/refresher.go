@@ -20,8 +20,9 @@ import (
 )
 
 const (
-	// workers reconcile at the same time. A thousand server-side applies were no faster with more (measured).
-	workers = 8
+	// writers reconcile at the same time, beside one worker for each identity and scope, which may wait for its issuer. A
+	// thousand server-side applies were no faster with more (measured).
+	writers = 8
 	// longestSleep bounds how long a target goes unlooked at: the queue sleeps by the monotonic clock, which stands still
 	// while a machine is suspended, and tokens end by the wall clock. A look costs no request.
 	longestSleep = 10 * time.Minute
@@ -135,7 +136,7 @@ func (r *Refresher) serve(ctx context.Context, ended func(Name, error)) error {
 			return nil
 		})
 	}
-	for range workers {
+	for range writers + len(t.mints) {
 		group.Go(func() error {
 			for {
 				name, shutdown := t.queue.Get()

@@ -416,7 +416,7 @@ func TestConflictKeepsTheToken(t *testing.T) {
 		w.store.Fail(refreshtest.Times(3, refresh.ErrConflict))
 		defer w.lead(t)()
 		w.request(t, target.Name, "1")
-		time.Sleep(5 * time.Second)
+		time.Sleep(10 * time.Second)
 		if got := w.secret(t, target.Name).Annotations[secret.HandledOutcome]; got != "Refreshed" {
 			t.Errorf("handled-outcome %q", got)
 		}

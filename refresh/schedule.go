@@ -27,12 +27,17 @@ func (p Policy) RefreshAt(t Token) time.Time {
 	if asked := t.RefreshOn.Sub(t.Minted); !t.RefreshOn.IsZero() && asked > 0 {
 		wait = min(wait, asked)
 	}
+	// A fraction or a refresh_in of next to nothing would mint without pause.
+	wait = max(wait, min(shortestWait, life/2))
 	// Jitter spreads identities, not the looks at one token: rolled anew at each look it would creep
 	// towards its earliest value (as in the kubelet's token manager).
 	wait -= time.Duration(float64(wait) * p.Jitter * unit(t.Hash))
 	wait = min(wait, life-min(p.MinValidity, life/4))
 	return t.Minted.Add(wait)
 }
+
+// shortestWait is the least that a token is used, where it lives twice as long.
+const shortestWait = 30 * time.Second
 
 // UnchangedAt is when to ask again an issuer that insisted on a token which ends at expires: half-way to its end, as
 // IMDS keeps a token for up to a day and cannot be forced (measured), but at least a minute from now.

@@ -24,9 +24,15 @@ type Token struct {
 	RefreshOn time.Time
 }
 
+// longestLife is that of the longest tokens that are issued, those of managed-identity endpoints. A longer one is renewed as if it
+// ended then, so that no mistake of an issuer puts a refresh off for ever.
+const longestLife = 24 * time.Hour
+
 // NewToken wraps the value of an access token.
 func NewToken(value string, minted, expires, refreshOn time.Time) Token {
-	return Token{v: &value, Hash: Hash(value), Minted: minted, Expires: expires, RefreshOn: refreshOn}
+	return Token{
+		v: &value, Hash: Hash(value), Minted: minted, Expires: earliest(expires, minted.Add(longestLife)), RefreshOn: refreshOn,
+	}
 }
 
 // Reveal gives the value itself, or "" for the zero Token. Call it only where the value leaves for a

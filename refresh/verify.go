@@ -72,7 +72,7 @@ func (t *term) follow(ctx context.Context, e *entry, d Decision, outcome Outcome
 
 // rejected tells of a token that Entra issued and that no Git server takes: not the token is at fault, but what it may do.
 func (t *term) rejected(ctx context.Context, e *entry, token Token, trial Trial) (Outcome, Token, error) {
-	o, _, _ := e.look()
+	o, _ := e.look(t.mints[e.target.Mint])
 	if o.UID != "" {
 		t.Recorder.Event(e.target.Name, o.UID, true, string(TokenRejected), "Every Git server refuses the new token of identity "+e.target.Mint.Identity+": "+trial.Why)
 	}

@@ -32,18 +32,19 @@ func runCommand(f *flags) *cobra.Command {
 	}
 }
 
-// The shutdown's shares of 5 seconds in all: the workers stop at once, the Lease is given back (2 s, by election), then
-// these.
+// The shutdown's shares of 5 seconds in all: the workers stop at once, the Lease is given back (2 s at most, by election), HTTP is
+// drained while the last Events are recorded (1 s at most, by the recorder), telemetry is flushed.
 const (
-	recorderShare  = time.Second
 	serverShare    = 500 * time.Millisecond
 	telemetryShare = time.Second
 )
 
 // run serves until ctx ends or something fails, and shuts down in order: work, Lease, Events, HTTP, telemetry.
-func (i *installation) run(ctx context.Context) (err error) {
+func (i *installation) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+
+	defer within(ctx, telemetryShare, i.telemetry.Shutdown)
 
 	log := i.telemetry.Logger()
 	h := &health{metrics: i.telemetry.MetricsHandler()}
@@ -63,7 +64,14 @@ func (i *installation) run(ctx context.Context) (err error) {
 	log.Info("serving", "address", listener.Addr().String(), "version", versionOf().Version, "targets", len(i.config.Targets))
 
 	h.alive.Store(true)
-	err = election.Run(ctx, i.election, i.lead)
+	err = election.Run(ctx, i.election, func(ctx context.Context, fresh func() bool) error {
+		defer h.term(ctx)()
+		r, err := i.refresher(fresh)
+		if err != nil {
+			return err
+		}
+		return r.Run(ctx)
+	})
 	h.alive.Store(false)
 	if cause := context.Cause(ctx); err == nil && !errors.Is(cause, context.Canceled) {
 		err = cause
@@ -73,17 +81,7 @@ func (i *installation) run(ctx context.Context) (err error) {
 	stopRecording()
 	within(ctx, serverShare, server.Shutdown)
 	owned.Wait()
-	within(ctx, telemetryShare, i.telemetry.Shutdown)
 	return err
-}
-
-// lead is one term.
-func (i *installation) lead(ctx context.Context, fresh func() bool) error {
-	r, err := i.refresher(fresh)
-	if err != nil {
-		return err
-	}
-	return r.Run(ctx)
 }
 
 // within gives do its share of the shutdown, although ctx has ended.

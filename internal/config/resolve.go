@@ -20,10 +20,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"flux-token-refresher/refresh"
+	"flux-token-refresher/refresh/secret"
 )
-
-// managedBy is the label that the product itself puts on a Secret that it created.
-const managedBy = "app.kubernetes.io/managed-by"
 
 // clouds are the authorities of Microsoft's clouds.
 var clouds = map[string]string{
@@ -236,7 +234,7 @@ func (r *resolver) labels(at string, in target) {
 		path, value := join(at+".labels", key), in.Labels[key]
 		r.kubernetes(path, key, validation.IsQualifiedName(key))
 		r.kubernetes(path, value, validation.IsValidLabelValue(value))
-		if key == managedBy {
+		if key == secret.ManagedByLabel {
 			r.failf(path, "is set by flux-token-refresher itself; leave it out")
 		}
 	}

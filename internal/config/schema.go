@@ -2,7 +2,11 @@ package config
 
 // What may stand in the file: its fields by their names, and what they are when they are left out.
 
-import "time"
+import (
+	"time"
+
+	elect "flux-token-refresher/election"
+)
 
 const (
 	apiVersion = "flux-token-refresher/v1alpha1"
@@ -107,9 +111,9 @@ type election struct {
 }
 
 func (e *election) setDefaults() {
-	e.LeaseDuration = 15 * time.Second
-	e.RenewDeadline = 10 * time.Second
-	e.RetryPeriod = 2 * time.Second
+	e.LeaseDuration = elect.DefaultLeaseDuration
+	e.RenewDeadline = elect.DefaultRenewDeadline
+	e.RetryPeriod = elect.DefaultRetryPeriod
 }
 
 type health struct {

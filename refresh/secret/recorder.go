@@ -65,7 +65,7 @@ func (r *Recorder) Event(name refresh.Name, uid string, warning bool, reason, no
 	select {
 	case r.queue <- event:
 	default:
-		r.log.Debug("too many Events wait: one was dropped", "namespace", name.Namespace, "secret", name.Name, "reason", reason)
+		r.log.Debug("too many Events wait: one was dropped", "target", name.String(), "reason", reason)
 	}
 }
 
@@ -110,7 +110,7 @@ func (r *Recorder) record(ctx context.Context, correlator *record.EventCorrelato
 		written, err = events.Create(ctx, result.Event, metav1.CreateOptions{})
 	}
 	if err != nil {
-		r.log.DebugContext(ctx, "an Event was not recorded", "namespace", event.Namespace, "reason", event.Reason,
+		r.log.DebugContext(ctx, "an Event was not recorded", "target", event.Namespace+"/"+event.InvolvedObject.Name, "reason", event.Reason,
 			"why", apierrors.ReasonForError(err))
 		return
 	}

@@ -44,7 +44,7 @@ func (s *Store) Watch(ctx context.Context, target refresh.Target, observe func(r
 		target:  target,
 		observe: observe,
 		secrets: s.client.Secrets(target.Name.Namespace),
-		log:     s.log.With("namespace", target.Name.Namespace, "secret", target.Name.Name),
+		log:     s.log.With("target", target.Name.String()),
 	}
 	s.mu.Lock()
 	if s.watches[target.Name] != nil {

@@ -164,9 +164,9 @@ func (w *watch) report(ctx context.Context, verb string, err error) {
 			w.log.InfoContext(ctx, "the Secret is watched again")
 		}
 		w.trouble = ""
-	case apierrors.IsForbidden(err):
+	case apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err):
 		if w.trouble != "refused" {
-			w.log.WarnContext(ctx, "not allowed to watch the Secret: grant list, watch and patch on it by name (flux-token-refresher config rbac prints the Role)",
+			w.log.WarnContext(ctx, "not allowed to watch the Secret: grant list, watch and patch on it by name (flux-token-refresher config rbac prints the Role), and check the ServiceAccount's token",
 				"verb", verb)
 		}
 		w.trouble = "refused"
