@@ -4,6 +4,7 @@ package devops
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
 	"strconv"
 	"strings"
@@ -81,9 +82,7 @@ func page(status int, title, heading string, size int) Answer {
 
 func (a Answer) write(w http.ResponseWriter) {
 	h := w.Header()
-	for name, values := range a.Header {
-		h[name] = values
-	}
+	maps.Copy(h, a.Header)
 	h.Set("Content-Length", strconv.Itoa(len(a.Body)))
 	w.WriteHeader(a.Status)
 	_, _ = w.Write([]byte(a.Body)) // the client may have left

@@ -47,7 +47,7 @@ func (s *Server) Create(ctx context.Context, organization, project, name string)
 // Commit adds files (path to content) to main, and gives the commit.
 func (r *Repository) Commit(ctx context.Context, files map[string]string) (hash string, err error) {
 	var stream bytes.Buffer
-	fmt.Fprintf(&stream, "commit refs/heads/main\ncommitter e2e <e2e@localhost> %d +0000\ndata 0\n", time.Now().Unix())
+	fmt.Fprintf(&stream, "commit refs/heads/main\ncommitter e2e <e2e@localhost> %d +0000\ndata 6\nchange\n", time.Now().Unix())
 	if _, err := r.git(ctx, nil, "rev-parse", "--verify", "--quiet", "refs/heads/main"); err == nil {
 		fmt.Fprint(&stream, "from refs/heads/main^0\n")
 	}

@@ -54,7 +54,7 @@ func (s *Server) Wait(ctx context.Context, from, n int, match func(Request) bool
 		select {
 		case <-grown:
 		case <-ctx.Done():
-			return found, fmt.Errorf("Azure DevOps got %d of %d requests: %w", len(found), n, context.Cause(ctx))
+			return found, fmt.Errorf("%d of %d requests to Azure DevOps: %w", len(found), n, context.Cause(ctx))
 		}
 	}
 }
