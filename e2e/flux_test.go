@@ -74,6 +74,26 @@ func TestFluxAndAzureDevOps(t *testing.T) {
 	}
 }
 
+// TestFluxAndTheCloneButton: the URL that Azure DevOps shows people, with the organization as its user, never works beside a bearer token,
+// whose fault it is not.
+func TestFluxAndTheCloneButton(t *testing.T) {
+	t.Parallel()
+	s := newSources(t, controlPlane, fluxOf(t), newNamespace(t), newEntra(t))
+	repository := s.repository(t, "repo")
+	repository.URL = strings.Replace(repository.URL, "https://", "https://org@", 1)
+	s.write(t)
+	s.read(t, "source", repository)
+	failed := flux.Ready(s.await(t, "source", isFailed))
+	const want = "basic auth and bearer token cannot be set at the same time"
+	if !strings.Contains(failed.Message, want) {
+		t.Errorf("%s: %q, want %q", failed.Reason, failed.Message, want)
+	}
+	t.Logf("%s: %q", failed.Reason, failed.Message)
+	if requests := s.devops.Requests(0); len(requests) > 0 {
+		t.Errorf("Azure DevOps was asked: %v", requests)
+	}
+}
+
 // TestFluxNotifies: a failed authentication reaches a webhook, signed, and a message of Azure DevOps of whatever length with it.
 func TestFluxNotifies(t *testing.T) {
 	t.Parallel()
