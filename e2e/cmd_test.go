@@ -31,6 +31,7 @@ import (
 	"flux-token-refresher/e2e/internal/cluster"
 	"flux-token-refresher/e2e/internal/installation"
 	"flux-token-refresher/e2e/internal/otlp"
+	"flux-token-refresher/e2e/internal/process"
 	"flux-token-refresher/e2e/internal/replica"
 	"flux-token-refresher/refresh"
 	"flux-token-refresher/refresh/azure/azuretest"
@@ -127,7 +128,7 @@ targets: [{secret: flux-system/flux-system, identity: repos}]
 }
 
 // once runs "once", and gives its exit code and what it wrote.
-func once(t *testing.T, i *installation.Installation, name string, flags ...string) (int, *replica.Output) {
+func once(t *testing.T, i *installation.Installation, name string, flags ...string) (int, *process.Output) {
 	t.Helper()
 	spec := replicaSpec(t, i, name, "")
 	spec.Command, spec.Flags = "once", flags
@@ -143,7 +144,7 @@ func TestOnce(t *testing.T) {
 	t.Parallel()
 	const name = "flux-system"
 	i := install(t, func(s *installation.Spec) { s.Entra = azuretest.Config{Echo: true} })
-	expect := func(wantCode int, code int, output *replica.Output, requests int) {
+	expect := func(wantCode int, code int, output *process.Output, requests int) {
 		t.Helper()
 		if code != wantCode || i.Entra.Requests() != requests {
 			t.Errorf("exit code %d after %d token requests in all, want %d and %d:\n%s", code, i.Entra.Requests(), wantCode, requests, output)
@@ -195,7 +196,7 @@ func TestOnce(t *testing.T) {
 	if code != 0 || i.Entra.Requests() != 3 {
 		t.Errorf("beside a leader: exit code %d after %d token requests, want 0 and 3", code, i.Entra.Requests())
 	}
-	if said := output.Records(func(r replica.Record) bool {
+	if said := output.Records(func(r process.Record) bool {
 		leader, _ := r["leader"].(string)
 		return r["msg"] == "a leader is at work already" && podOf(leader) == "leader"
 	}); len(said) != 1 {
@@ -246,7 +247,7 @@ func TestOutage(t *testing.T) {
 		if r.Name() == leader {
 			message = "lost leadership"
 		}
-		if _, err := r.Output.Wait(patient(t), func(r replica.Record) bool { return r["msg"] == message }); err != nil {
+		if _, err := r.Output.Wait(patient(t), func(r process.Record) bool { return r["msg"] == message }); err != nil {
 			t.Fatalf("%s: %v", r.Name(), err)
 		}
 	}
@@ -271,7 +272,7 @@ func TestStartWithoutAnAPI(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := startReplica(t, i, "refresher-0", proxy.Address())
-	if _, err := r.Output.Wait(patient(t), func(r replica.Record) bool { return r["msg"] == "cannot follow the Lease" }); err != nil {
+	if _, err := r.Output.Wait(patient(t), func(r process.Record) bool { return r["msg"] == "cannot follow the Lease" }); err != nil {
 		t.Fatal(err)
 	}
 	if err := proxy.Heal(); err != nil {

@@ -28,6 +28,7 @@ import (
 	"flux-token-refresher/e2e/internal/installation"
 	"flux-token-refresher/e2e/internal/netproxy"
 	"flux-token-refresher/e2e/internal/otlp"
+	"flux-token-refresher/e2e/internal/process"
 	"flux-token-refresher/e2e/internal/replica"
 	"flux-token-refresher/refresh"
 	"flux-token-refresher/refresh/azure/azuretest"
@@ -348,11 +349,11 @@ const saidFailed = "refresh failed; the Secret stays as it is"
 
 // expect gives what waits for the next line of the log with a message, counted from now.
 func (d *drive) expect(message string) func(*testing.T) {
-	is := func(r replica.Record) bool { return r["msg"] == message }
+	is := func(r process.Record) bool { return r["msg"] == message }
 	n := len(d.replica.Output.Records(is)) + 1
 	return func(t *testing.T) {
 		t.Helper()
-		if _, err := d.replica.Output.Wait(patient(t), func(r replica.Record) bool {
+		if _, err := d.replica.Output.Wait(patient(t), func(r process.Record) bool {
 			if is(r) {
 				n--
 			}

@@ -68,8 +68,9 @@ func run(m *testing.M) (code int, err error) {
 	if err != nil {
 		return 0, err
 	}
+	sharedFlux.dir = filepath.Join(dir, "flux")
 	code = m.Run()
-	if err := controlPlane.Stop(); err != nil {
+	if err := errors.Join(stopFlux(ctx), controlPlane.Stop()); err != nil {
 		return code, err
 	}
 	return code, goleak.Find()

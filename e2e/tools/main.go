@@ -1,6 +1,6 @@
 // Command tools builds the named tools, or all that the tests run, and prints where each one is.
 //
-//	go run ./tools [etcd | kube-apiserver | golangci-lint]...
+//	go run ./tools [etcd | kube-apiserver | source-controller | notification-controller | golangci-lint]...
 package main
 
 import (
@@ -25,11 +25,14 @@ func main() {
 
 func run(ctx context.Context, out io.Writer, names []string) error {
 	tools := map[string]toolchain.Tool{}
-	for _, tool := range []toolchain.Tool{toolchain.Etcd, toolchain.KubeAPIServer, toolchain.GolangCILint} {
+	needed := []toolchain.Tool{toolchain.Etcd, toolchain.KubeAPIServer, toolchain.SourceController, toolchain.NotificationController}
+	for _, tool := range append(needed, toolchain.GolangCILint) {
 		tools[tool.Name] = tool
 	}
 	if len(names) == 0 {
-		names = []string{toolchain.Etcd.Name, toolchain.KubeAPIServer.Name}
+		for _, tool := range needed {
+			names = append(names, tool.Name)
+		}
 	}
 	for _, name := range names {
 		tool, ok := tools[name]

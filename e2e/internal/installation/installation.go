@@ -25,6 +25,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 
+	"flux-token-refresher/e2e/internal/await"
 	"flux-token-refresher/e2e/internal/cluster"
 	"flux-token-refresher/e2e/internal/manifests"
 	"flux-token-refresher/e2e/internal/replica"
@@ -259,14 +260,14 @@ func (i *Installation) ClientID() string { return client }
 
 // Secret waits until a Secret is as match wants it; nil stands for a Secret that does not exist.
 func (i *Installation) Secret(ctx context.Context, name string, match func(*corev1.Secret) bool) (*corev1.Secret, error) {
-	return await(ctx, &corev1.Secret{}, "Secret "+name, match,
-		cache.NewListWatchFromClient(i.Client.CoreV1().RESTClient(), "secrets", i.Namespace, named(name)))
+	return await.Object(ctx, &corev1.Secret{}, "Secret "+name, match,
+		cache.NewListWatchFromClient(i.Client.CoreV1().RESTClient(), "secrets", i.Namespace, await.Named(name)))
 }
 
 // Leader waits until the Lease's holder is as match wants it: the name of a replica, "" for nobody.
 func (i *Installation) Leader(ctx context.Context, match func(holder string) bool) (string, error) {
-	lease, err := await(ctx, &coordinationv1.Lease{}, "Lease", func(lease *coordinationv1.Lease) bool { return match(holder(lease)) },
-		cache.NewListWatchFromClient(i.Client.CoordinationV1().RESTClient(), "leases", i.Namespace, named(Account)))
+	lease, err := await.Object(ctx, &coordinationv1.Lease{}, "Lease", func(lease *coordinationv1.Lease) bool { return match(holder(lease)) },
+		cache.NewListWatchFromClient(i.Client.CoordinationV1().RESTClient(), "leases", i.Namespace, await.Named(Account)))
 	return holder(lease), err
 }
 

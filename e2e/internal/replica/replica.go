@@ -57,7 +57,7 @@ func (s *Spec) Authenticate(ctx context.Context, c *cluster.Cluster, serviceAcco
 type Replica struct {
 	*process.Process
 	// Output is everything that it wrote to stdout and stderr.
-	Output *Output
+	Output *process.Output
 
 	name string
 }
@@ -92,7 +92,7 @@ func Start(spec Spec, dir string) (*Replica, error) {
 	for _, name := range slices.Sorted(maps.Keys(env)) {
 		command.Env = append(command.Env, name+"="+env[name])
 	}
-	output := newOutput()
+	output := process.NewOutput()
 	command.Stdout, command.Stderr = output, output
 	p, err := process.Start(command)
 	if err != nil {
@@ -168,7 +168,7 @@ func (r *Replica) get(ctx context.Context, path, accept string) ([]byte, error) 
 
 // Address is the host:port of the health address; it waits until the replica says where it serves.
 func (r *Replica) Address(ctx context.Context) (string, error) {
-	record, err := r.Output.Wait(ctx, func(r Record) bool { return r["msg"] == "serving" })
+	record, err := r.Output.Wait(ctx, func(r process.Record) bool { return r["msg"] == "serving" })
 	if err != nil {
 		return "", fmt.Errorf("health address of replica %s: %w", r.name, err)
 	}

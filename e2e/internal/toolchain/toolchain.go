@@ -1,12 +1,13 @@
 // Package toolchain builds the programs that the tests run, from source, with nothing but Go: the tools
-// (kube-apiserver, etcd, golangci-lint), which take minutes and are kept in the user's cache folder, and the
-// product itself.
+// (kube-apiserver, etcd, Flux's controllers, golangci-lint), which take minutes and are kept in the user's cache
+// folder, and the product itself.
 package toolchain
 
 import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/lockedfile"
 	"golang.org/x/mod/modfile"
+	"golang.org/x/mod/module"
 )
 
 // Tool is a program built from the Go module e2e/tools/NAME, whose one tool line says which package it is.
@@ -30,25 +32,18 @@ type Tool struct {
 
 // The tools; each has a module of its own, because their dependencies do not agree.
 var (
-	Etcd          = Tool{Name: "etcd", Takes: 44 * time.Second}
-	KubeAPIServer = Tool{Name: "kube-apiserver", Takes: 4*time.Minute + 13*time.Second}
-	GolangCILint  = Tool{Name: "golangci-lint", Takes: 90 * time.Second}
+	Etcd                   = Tool{Name: "etcd", Takes: 44 * time.Second}
+	KubeAPIServer          = Tool{Name: "kube-apiserver", Takes: 4*time.Minute + 13*time.Second}
+	GolangCILint           = Tool{Name: "golangci-lint", Takes: 90 * time.Second}
+	SourceController       = Tool{Name: "source-controller", Takes: 3*time.Minute + 20*time.Second}
+	NotificationController = Tool{Name: "notification-controller", Takes: 5 * time.Minute}
 )
 
 // Build gives the path of the tool in the user's cache folder (os.UserCacheDir()/flux-token-refresher), after building
 // it where it is missing, which is said on progress. Another version of the tool, of Go, or of a dependency is
 // another file. Processes that build the same tool at once wait for the first.
 func (t Tool) Build(ctx context.Context, progress io.Writer) (string, error) {
-	e2e, err := moduleDir(ctx, "flux-token-refresher/e2e")
-	if err != nil {
-		return "", err
-	}
-	module := filepath.Join(e2e, "tools", t.Name)
-	goMod, err := os.ReadFile(filepath.Join(module, "go.mod"))
-	if err != nil {
-		return "", fmt.Errorf("tool %s: %w", t.Name, err)
-	}
-	pkg, version, err := toolOf(goMod)
+	m, err := t.module(ctx)
 	if err != nil {
 		return "", fmt.Errorf("tool %s: %w", t.Name, err)
 	}
@@ -56,15 +51,15 @@ func (t Tool) Build(ctx context.Context, progress io.Writer) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("tool %s: %w", t.Name, err)
 	}
-	sum := sha256.Sum256(goMod)
+	sum := sha256.Sum256(m.goMod)
 	path := filepath.Join(cache, "flux-token-refresher", fmt.Sprintf("%s-%s-%s-%s-%s-%x",
-		t.Name, version, runtime.Version(), runtime.GOOS, runtime.GOARCH, sum[:6]))
+		t.Name, m.tool.Version, runtime.Version(), runtime.GOOS, runtime.GOARCH, sum[:6]))
 
 	err = once(path, func(temporary string) error {
-		_, _ = fmt.Fprintf(progress, "building %s %s, once: about %s on two cores\n", t.Name, version, t.Takes)
+		_, _ = fmt.Fprintf(progress, "building %s %s, once: about %s on two cores\n", t.Name, m.tool.Version, t.Takes)
 		start := time.Now()
 		// CGO_ENABLED=0: the tools need no C compiler, and build faster without one.
-		err := goBuild(ctx, module, []string{"CGO_ENABLED=0"}, "-ldflags=-s -w", "-o", temporary, pkg)
+		err := goBuild(ctx, m.dir, []string{"CGO_ENABLED=0"}, "-ldflags=-s -w", "-o", temporary, m.pkg)
 		if err != nil {
 			return err
 		}
@@ -75,6 +70,24 @@ func (t Tool) Build(ctx context.Context, progress io.Writer) (string, error) {
 		return "", fmt.Errorf("tool %s: %w", t.Name, err)
 	}
 	return path, nil
+}
+
+// SourceDir gives the folder of the tool's sources in Go's module cache, after downloading them where they are missing: what
+// a tool's repository has beside its program, as CustomResourceDefinitions, is of the program's version there.
+func (t Tool) SourceDir(ctx context.Context) (string, error) {
+	m, err := t.module(ctx)
+	if err != nil {
+		return "", fmt.Errorf("tool %s: %w", t.Name, err)
+	}
+	out, err := goCommand(ctx, m.dir, nil, "mod", "download", "-json", m.tool.Path)
+	if err != nil {
+		return "", fmt.Errorf("tool %s: %w", t.Name, err)
+	}
+	var downloaded struct{ Dir string }
+	if err := json.Unmarshal(out, &downloaded); err != nil {
+		return "", fmt.Errorf("tool %s: go mod download: %w", t.Name, err)
+	}
+	return downloaded.Dir, nil
 }
 
 // Product builds flux-token-refresher into dir and gives its path; race adds the race detector, which needs a C
@@ -125,46 +138,66 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// toolOf reads which package a module's tool line names, and the version of the module that holds it.
-func toolOf(goMod []byte) (pkg, version string, err error) {
-	file, err := modfile.Parse("go.mod", goMod, nil)
+// toolModule is the module e2e/tools/NAME.
+type toolModule struct {
+	dir   string
+	goMod []byte
+	pkg   string         // that the tool line names
+	tool  module.Version // the module that holds it
+}
+
+func (t Tool) module(ctx context.Context) (toolModule, error) {
+	e2e, err := moduleDir(ctx, "flux-token-refresher/e2e")
 	if err != nil {
-		return "", "", err
+		return toolModule{}, err
+	}
+	m := toolModule{dir: filepath.Join(e2e, "tools", t.Name)}
+	if m.goMod, err = os.ReadFile(filepath.Join(m.dir, "go.mod")); err != nil {
+		return toolModule{}, err
+	}
+	file, err := modfile.Parse("go.mod", m.goMod, nil)
+	if err != nil {
+		return toolModule{}, err
 	}
 	if len(file.Tool) != 1 {
-		return "", "", fmt.Errorf("go.mod: %d tool lines, want one", len(file.Tool))
+		return toolModule{}, fmt.Errorf("go.mod: %d tool lines, want one", len(file.Tool))
 	}
-	pkg = file.Tool[0].Path
-	module := ""
+	m.pkg = file.Tool[0].Path
 	for _, require := range file.Require {
-		if path := require.Mod.Path; (pkg == path || strings.HasPrefix(pkg, path+"/")) && len(path) > len(module) {
-			module, version = path, require.Mod.Version
+		if path := require.Mod.Path; (m.pkg == path || strings.HasPrefix(m.pkg, path+"/")) && len(path) > len(m.tool.Path) {
+			m.tool = require.Mod
 		}
 	}
-	if module == "" {
-		return "", "", fmt.Errorf("go.mod: it requires no module of the tool %s", pkg)
+	if m.tool.Path == "" {
+		return toolModule{}, fmt.Errorf("go.mod: it requires no module of the tool %s", m.pkg)
 	}
-	return pkg, version, nil
+	return m, nil
 }
 
 // moduleDir finds a module's folder from the working folder, which is somewhere in the e2e module.
 func moduleDir(ctx context.Context, module string) (string, error) {
-	command := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", module)
-	var stderr bytes.Buffer
-	command.Stderr = &stderr
-	out, err := command.Output()
+	out, err := goCommand(ctx, "", nil, "list", "-m", "-f", "{{.Dir}}", module)
 	if err != nil {
-		return "", fmt.Errorf("where is module %s: %w: %s", module, err, stderr.Bytes())
+		return "", fmt.Errorf("where is module %s: %w", module, err)
 	}
 	return strings.TrimSpace(string(out)), nil
 }
 
 func goBuild(ctx context.Context, dir string, env []string, args ...string) error {
-	command := exec.CommandContext(ctx, "go", append([]string{"build"}, args...)...)
+	_, err := goCommand(ctx, dir, env, append([]string{"build"}, args...)...)
+	return err
+}
+
+// goCommand gives what a go command wrote to stdout; its error holds the rest.
+func goCommand(ctx context.Context, dir string, env []string, args ...string) ([]byte, error) {
+	command := exec.CommandContext(ctx, "go", args...)
 	command.Dir = dir
 	command.Env = append(os.Environ(), env...)
-	if out, err := command.CombinedOutput(); err != nil {
-		return fmt.Errorf("go build: %w\n%s", err, out)
+	var stderr bytes.Buffer
+	command.Stderr = &stderr
+	out, err := command.Output()
+	if err != nil {
+		return nil, fmt.Errorf("go %s: %w\n%s", args[0], err, stderr.Bytes())
 	}
-	return nil
+	return out, nil
 }

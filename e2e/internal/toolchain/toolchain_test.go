@@ -61,6 +61,17 @@ func TestToolIsBuiltOnce(t *testing.T) {
 	}
 }
 
+func TestSourceDir(t *testing.T) {
+	t.Parallel()
+	dir, err := toolchain.SourceController.SourceDir(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "config", "crd", "bases")); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestUnknownTool(t *testing.T) {
 	t.Parallel()
 	_, err := toolchain.Tool{Name: "other"}.Build(t.Context(), os.Stderr)

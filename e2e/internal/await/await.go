@@ -1,4 +1,5 @@
-package installation
+// Package await waits for Kubernetes objects to be as a test wants them, by watching them.
+package await
 
 import (
 	"context"
@@ -11,10 +12,12 @@ import (
 	watchtools "k8s.io/client-go/tools/watch"
 )
 
-func named(name string) fields.Selector { return fields.OneTermEqualSelector("metadata.name", name) }
+// Named selects the object of that name.
+func Named(name string) fields.Selector { return fields.OneTermEqualSelector("metadata.name", name) }
 
-// await watches one object until match holds, from what is there now on. match gets nil (of its type) where there is none.
-func await[T runtime.Object](ctx context.Context, kind T, what string, match func(T) bool, lw cache.ListerWatcher) (T, error) {
+// Object watches one object until match holds, from what is there now on. match gets nil (of its type) where there is none. The
+// error tells how the object was last.
+func Object[T runtime.Object](ctx context.Context, kind T, what string, match func(T) bool, lw cache.ListerWatcher) (T, error) {
 	var last, none T
 	met := func(object any) bool {
 		last, _ = object.(T) // nil is none

@@ -1,6 +1,6 @@
-package replica
+package process
 
-// What a replica writes, line by line.
+// What a process writes, line by line.
 
 import (
 	"bytes"
@@ -17,7 +17,8 @@ type Output struct {
 	grown chan struct{} // closed, and made anew, when text grows
 }
 
-func newOutput() *Output { return &Output{grown: make(chan struct{})} }
+// NewOutput gives an empty one, to be a command's Stdout and Stderr.
+func NewOutput() *Output { return &Output{grown: make(chan struct{})} }
 
 // Write implements io.Writer.
 func (o *Output) Write(p []byte) (int, error) {
@@ -39,7 +40,7 @@ func (o *Output) Bytes() []byte {
 // String gives everything that was written so far.
 func (o *Output) String() string { return string(o.Bytes()) }
 
-// Record is one line of the log: what slog's JSON handler wrote.
+// Record is one line of the log: a JSON object.
 type Record map[string]any
 
 // Records gives the matching records of the log so far; lines that are not JSON are left out.
