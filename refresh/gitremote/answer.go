@@ -84,11 +84,12 @@ func (a address) read(ctx context.Context, response *http.Response) Answer {
 		return a.unreachable(ctx, err)
 	}
 	kind := refusal(response, mediaType, body)
-	if kind == "" {
-		return Answer{Verdict: Silent, Why: fmt.Sprintf("%s answered %s, which says nothing of the token", a.host, status(response))}
-	}
 	code, meaning := explain(kind, response.Header, body)
-	return Answer{Verdict: Rejected, Kind: kind, Why: strings.TrimSpace(a.host+" answered "+status(response)+" "+code) + ": " + meaning}
+	answered := strings.TrimSpace(a.host + " answered " + status(response) + " " + code)
+	if kind == "" || meaning == "" {
+		return Answer{Verdict: Silent, Why: answered + ", which says nothing of the token"}
+	}
+	return Answer{Verdict: Rejected, Kind: kind, Why: answered + ": " + meaning}
 }
 
 // refusal is the Kind of an answer, "" when it is none.

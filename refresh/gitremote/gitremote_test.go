@@ -82,6 +82,9 @@ func TestAnswers(t *testing.T) {
 		"403 TF401027": {403, media("application/json"), `{"message":"TF401027: You need the Git 'GenericRead' permission"}`, gitremote.Rejected, gitremote.Forbidden, "TF401027: most likely the identity lacks permission: " + permission},
 		"404":          {404, html, "<html>no such page", gitremote.Rejected, gitremote.NotFound, "answered 404 Not Found: most likely " + location},
 		"404 TF401019": {404, media("application/json"), "\ufeff" + `{"message":"TF401019: The Git repository with name or identifier x does not exist"}`, gitremote.Rejected, gitremote.NotFound, "answered 404 Not Found TF401019: the repository is not there, or the identity may not see it: most likely it has " + licence},
+		"403 TF401444": {403, nothing, "TF401444: Please sign-in at least once as x", gitremote.Rejected, gitremote.Forbidden, "TF401444: most likely " + organization},
+		"403 VS403463": {403, nothing, "VS403463: The conditional access policy has failed", gitremote.Rejected, gitremote.Forbidden, "VS403463: a Conditional Access policy"},
+		"403 TF400733": {403, nothing, "TF400733: The request has been canceled", gitremote.Silent, "", "answered 403 Forbidden TF400733, which says nothing of the token"},
 		"404 TF200016": {404, nothing, "TF200016: The following project does not exist: x.", gitremote.Rejected, gitremote.NotFound, "TF200016: most likely " + location},
 		"404 VS800075": {404, nothing, "VS800075: The project with id 'x' does not exist. TF401019", gitremote.Rejected, gitremote.NotFound, "VS800075: most likely " + location},
 
@@ -89,7 +92,7 @@ func TestAnswers(t *testing.T) {
 		"407":                        {407, nothing, "", gitremote.Silent, "", "answered 407 Proxy Authentication Required"},
 		"429":                        {429, nothing, "", gitremote.Silent, "", "answered 429 Too Many Requests"},
 		"500":                        {500, html, page, gitremote.Silent, "", "answered 500 Internal Server Error"},
-		"503":                        {503, nothing, "TF400813", gitremote.Silent, "", "answered 503 Service Unavailable, which says nothing of the token"},
+		"503":                        {503, nothing, "TF400813", gitremote.Silent, "", "answered 503 Service Unavailable TF400813, which says nothing of the token"},
 		"a status of somebody's own": {599, nothing, "", gitremote.Silent, "", "answered 599, which says nothing"},
 	}
 	for name, test := range tests {

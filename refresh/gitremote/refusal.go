@@ -13,7 +13,8 @@ const (
 	permission = "most likely the identity lacks permission: give it read on the project and the repository"
 	licence    = "the repository is not there, or the identity may not see it: most likely it has the licence Stakeholder, which sees no " +
 		"repository (give it Basic), or lacks read on the project; else compare the URL"
-	location = "most likely the URL names a project or repository that is not there; else the identity lacks read on the project"
+	conditional = "a Conditional Access policy of the organization's tenant does not let the identity in: exclude it, or the cluster's addresses"
+	location    = "most likely the URL names a project or repository that is not there; else the identity lacks read on the project"
 )
 
 // byKind is what a refusal means that comes without a code.
@@ -25,10 +26,13 @@ var byKind = map[Kind]string{
 	NotFound:     location,
 }
 
-// byCode are the codes of Azure DevOps that say more than the status.
+// byCode are the codes of Azure DevOps that say more than the status. One without a meaning says nothing of the token.
 var byCode = []struct{ code, meaning string }{
 	{"TF400813", organization}, // the user is not authorized to access this resource
 	{"VS30063", organization},  // you are not authorized to access the organization
+	{"TF401444", organization}, // sign in at least once in a browser
+	{"VS403463", conditional},  // the conditional access policy has failed
+	{"TF400733", ""},           // the request was canceled: too much use of a resource
 	{"TF401019", licence},      // the Git repository does not exist, or no permission
 	{"TF401027", permission},   // you need the Git 'GenericRead' permission
 	{"TF200016", location},     // the project does not exist
