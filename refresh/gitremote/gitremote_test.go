@@ -188,33 +188,38 @@ func TestSilence(t *testing.T) {
 	t.Parallel()
 	flush := func(w http.ResponseWriter) { _ = http.NewResponseController(w).Flush() }
 	hang := func(r *http.Request) { <-r.Context().Done() }
+	const late, broken = "did not answer in time", "broke the connection"
 	tests := map[string]struct {
 		answer http.HandlerFunc
 		says   string
 	}{
-		"no answer": {func(_ http.ResponseWriter, r *http.Request) { hang(r) }, "did not answer in time"},
+		"no answer": {func(_ http.ResponseWriter, r *http.Request) { hang(r) }, late},
 		"an answer that stops in the middle of refs": {func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Type", advertisement)
 			_, _ = io.WriteString(w, refs[:10])
 			flush(w)
 			hang(r)
-		}, "did not answer in time"},
+		}, late},
 		"an answer that breaks off in the middle of refs": {func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", advertisement)
 			_, _ = io.WriteString(w, refs[:10])
 			flush(w)
 			panic(http.ErrAbortHandler)
-		}, "broke the connection"},
-		"a connection that breaks": {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, "broke the connection"},
+		}, broken},
+		"a connection that breaks": {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, broken},
 		"an endless header": {func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("X-Long", strings.Repeat("x", 1<<20))
-		}, "broke the connection"},
+		}, broken},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := newServer(t, test.answer)
-			silent(hurry(t), t, s.remote(t), s.host(), test.says)
+			ctx := t.Context()
+			if test.says == late {
+				ctx = hurry(t)
+			}
+			silent(ctx, t, s.remote(t), s.host(), test.says)
 		})
 	}
 	t.Run("nobody shakes hands", func(t *testing.T) {
@@ -275,16 +280,16 @@ func TestPagesHaveNoEnd(t *testing.T) {
 	}
 }
 
-// TestSlowPage: the status and the type of a page decide, although the page does not come.
-func TestSlowPage(t *testing.T) {
+// TestBrokenPage: the status and the type of a page decide, although the page does not come.
+func TestBrokenPage(t *testing.T) {
 	t.Parallel()
-	s := newServer(t, func(w http.ResponseWriter, r *http.Request) {
+	s := newServer(t, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/html")
 		_, _ = io.WriteString(w, "<")
 		_ = http.NewResponseController(w).Flush()
-		<-r.Context().Done()
+		panic(http.ErrAbortHandler)
 	})
-	if got := s.remote(t).Ask(hurry(t), s.URL+"/repo", token); got.Kind != gitremote.Page {
+	if got := s.remote(t).Ask(t.Context(), s.URL+"/repo", token); got.Kind != gitremote.Page {
 		t.Errorf("got %+v, want a page", got)
 	}
 }
