@@ -25,6 +25,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
 
 	"flux-token-refresher/internal/config"
@@ -50,6 +51,13 @@ type rights struct {
 	account types.NamespacedName
 	admin   kubernetes.Interface
 	client  kubernetes.Interface
+	// sources is for Flux's kinds, adminSources the administrator's.
+	sources, adminSources dynamic.Interface
+}
+
+// source is where objects of a kind are.
+func (r *rights) source(k sourceKind) dynamic.ResourceInterface {
+	return r.sources.Resource(k.gvr()).Namespace(r.namespace)
 }
 
 // newRights makes the objects of the configuration after change had a look at the Role's rules, and waits until they
@@ -57,7 +65,11 @@ type rights struct {
 func newRights(ctx context.Context, t *testing.T, change func([]rbacv1.PolicyRule)) *rights {
 	t.Helper()
 	admin, namespace := newClient(t), newNamespace(t)
-	r := &rights{namespace: namespace, account: types.NamespacedName{Namespace: namespace, Name: namespace}, admin: admin}
+	r := &rights{
+		namespace: namespace, account: types.NamespacedName{Namespace: namespace, Name: namespace},
+		admin: admin, adminSources: newDynamic(t),
+	}
+	installSources(ctx, t)
 	c, err := config.Parse("config.yaml", []byte(strings.ReplaceAll(rightsConfig, "NAMESPACE", namespace)), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -80,6 +92,10 @@ func newRights(ctx context.Context, t *testing.T, change func([]rbacv1.PolicyRul
 	for _, object := range objects {
 		err = errors.Join(err, create(ctx, admin, object))
 	}
+	for _, k := range sourceKinds {
+		_, e := r.adminSources.Resource(k.gvr()).Namespace(namespace).Create(ctx, k.object("source"), metav1.CreateOptions{})
+		err = errors.Join(err, e)
+	}
 	_, e := admin.CoreV1().Events(namespace).Create(ctx, r.event("told"), metav1.CreateOptions{})
 	if err := errors.Join(err, e); err != nil {
 		t.Fatal(err)
@@ -88,7 +104,10 @@ func newRights(ctx context.Context, t *testing.T, change func([]rbacv1.PolicyRul
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.client, err = kubernetes.NewForConfig(controlPlane.TokenConfig(token)); err != nil {
+	var err1, err2 error
+	r.client, err1 = kubernetes.NewForConfig(controlPlane.TokenConfig(token))
+	r.sources, err2 = dynamic.NewForConfig(controlPlane.TokenConfig(token))
+	if err := errors.Join(err1, err2); err != nil {
 		t.Fatal(err)
 	}
 	r.waitForRole(ctx, t, role.Rules)
@@ -146,7 +165,13 @@ type operation struct {
 }
 
 // operations are everything that the product does.
-var operations = []operation{
+var operations = slices.Concat(ownOperations, onSources("source"), onSources("image"))
+
+var ownOperations = []operation{
+	{"read a Secret, whose token a report is about", func(ctx context.Context, r *rights) error {
+		_, err := r.client.CoreV1().Secrets(r.namespace).Get(ctx, "kept", metav1.GetOptions{})
+		return err
+	}},
 	{"watch a Secret, beginning with what is there", func(ctx context.Context, r *rights) error {
 		return r.watchSecret(ctx, "kept")
 	}},
@@ -204,20 +229,70 @@ var operations = []operation{
 	}},
 }
 
-// without names what is refused when a verb on a resource is missing.
+// onSources is what is done to each kind of a group.
+func onSources(group string) []operation {
+	each := func(do func(context.Context, dynamic.ResourceInterface) error) func(context.Context, *rights) error {
+		return func(ctx context.Context, r *rights) error {
+			for _, k := range sourceKinds {
+				if !strings.HasPrefix(k.group, group+".") {
+					continue
+				}
+				if err := do(ctx, r.source(k)); err != nil {
+					return fmt.Errorf("%s: %w", k.kind, err)
+				}
+			}
+			return nil
+		}
+	}
+	return []operation{
+		{"read of the group " + group, each(func(ctx context.Context, of dynamic.ResourceInterface) error {
+			_, err := of.Get(ctx, "source", metav1.GetOptions{})
+			return err
+		})},
+		{"list of the group " + group, each(func(ctx context.Context, of dynamic.ResourceInterface) error {
+			_, err := of.List(ctx, metav1.ListOptions{})
+			return err
+		})},
+		{"watch of the group " + group, each(func(ctx context.Context, of dynamic.ResourceInterface) error {
+			w, err := of.Watch(ctx, metav1.ListOptions{})
+			if err == nil {
+				w.Stop()
+			}
+			return err
+		})},
+		{"wake of the group " + group, each(func(ctx context.Context, of dynamic.ResourceInterface) error {
+			_, err := of.Patch(ctx, "source", types.MergePatchType, wake, metav1.PatchOptions{})
+			return err
+		})},
+	}
+}
+
+// wake is the patch that makes Flux look at a source again.
+var wake = []byte(`{"metadata":{"annotations":{"reconcile.fluxcd.io/requestedAt":"2026-01-01T00:00:00Z"}}}`)
+
+// without names what is refused when a verb is missing that a rule grants, by the rule's first resource.
 var without = map[string][]string{
 	"list secrets":  {"list a Secret, where a watch cannot begin so"},
 	"watch secrets": {"watch a Secret, beginning with what is there"},
 	"patch secrets": {
 		"write a Secret by apply", "create a Secret by apply", "annotate a Secret by merge patch"},
 	"create secrets": {"create a Secret by apply"},
-	"get secrets":    {"read a credential"},
+	"get secrets":    {"read a Secret, whose token a report is about", "read a credential"},
 	"create events":  {"tell an Event"},
 	"patch events":   {"tell an Event again"},
 	"get leases":     {"read the Lease"},
 	"watch leases":   {"watch the Lease"},
 	"update leases":  {"renew the Lease"},
 	"create leases":  {"create the Lease"},
+
+	"get buckets":             {"read of the group source"},
+	"list buckets":            {"list of the group source"},
+	"watch buckets":           {"watch of the group source"},
+	"patch buckets":           {"wake of the group source"},
+	"get imagerepositories":   {"read of the group image"},
+	"list imagerepositories":  {"list of the group image"},
+	"watch imagerepositories": {"watch of the group image"},
+	"patch imagerepositories": {"wake of the group image"},
 }
 
 func TestRightsAreEnough(t *testing.T) {
@@ -226,6 +301,11 @@ func TestRightsAreEnough(t *testing.T) {
 	defer cancel()
 	r := newRights(ctx, t, func(rules []rbacv1.PolicyRule) {
 		for _, rule := range rules {
+			for _, resource := range rule.Resources[1:] {
+				if !slices.ContainsFunc(sourceKinds, func(k sourceKind) bool { return k.resource == resource && k.group == rule.APIGroups[0] }) {
+					t.Errorf("granted, but nothing shows that it is needed: %s", resource)
+				}
+			}
 			for _, verb := range rule.Verbs {
 				if without[verb+" "+rule.Resources[0]] == nil {
 					t.Errorf("granted, but nothing shows that it is needed: %s %s", verb, rule.Resources[0])
@@ -280,8 +360,8 @@ func TestRightsGiveNothingElse(t *testing.T) {
 	r := newRights(ctx, t, func([]rbacv1.PolicyRule) {})
 	secrets := r.client.CoreV1().Secrets(r.namespace)
 	leases := r.client.CoordinationV1().Leases(r.namespace)
+	git := gitRepository
 	refused := map[string]func() error{
-		"get a target":       func() error { _, err := secrets.Get(ctx, "kept", metav1.GetOptions{}); return err },
 		"list all":           func() error { _, err := secrets.List(ctx, metav1.ListOptions{}); return err },
 		"watch all":          func() error { _, err := secrets.Watch(ctx, metav1.ListOptions{}); return err },
 		"list another":       func() error { _, err := secrets.List(ctx, only("somebody-elses")); return err },
@@ -297,6 +377,27 @@ func TestRightsGiveNothingElse(t *testing.T) {
 		"delete a target":  func() error { return secrets.Delete(ctx, "kept", metav1.DeleteOptions{}) },
 		"another Lease":    func() error { _, err := leases.Get(ctx, "other", metav1.GetOptions{}); return err },
 		"delete the Lease": func() error { return leases.Delete(ctx, "leader", metav1.DeleteOptions{}) },
+		"create a source": func() error {
+			_, err := r.source(git).Create(ctx, git.object("new"), metav1.CreateOptions{})
+			return err
+		},
+		"create a source by apply": func() error {
+			_, err := r.source(git).Apply(ctx, "new", git.object("new"), metav1.ApplyOptions{FieldManager: "e2e"})
+			return err
+		},
+		"replace a source": func() error {
+			_, err := r.source(git).Update(ctx, git.object("source"), metav1.UpdateOptions{})
+			return err
+		},
+		"delete a source": func() error { return r.source(git).Delete(ctx, "source", metav1.DeleteOptions{}) },
+		"write the status of a source": func() error {
+			_, err := r.source(git).Patch(ctx, "source", types.MergePatchType, []byte(`{"status":{"a":"b"}}`), metav1.PatchOptions{}, "status")
+			return err
+		},
+		"sources of another namespace": func() error {
+			_, err := r.sources.Resource(git.gvr()).Namespace("default").List(ctx, metav1.ListOptions{})
+			return err
+		},
 		"another namespace": func() error {
 			_, err := r.client.CoreV1().Secrets("default").List(ctx, only("kept"))
 			return err
@@ -346,6 +447,96 @@ func TestPolicy(t *testing.T) {
 	got, err := secrets.List(ctx, only("made"))
 	if err != nil || len(got.Items) != 1 || got.Items[0].Type != corev1.SecretTypeOpaque {
 		t.Errorf("there is %v, %v; want one Opaque Secret", got, err)
+	}
+}
+
+// TestSourcesPolicy: who may annotate a source may do all to it, and then source-controller sends the token to another host. The
+// policy leaves the annotation that wakes, and only to this account.
+func TestSourcesPolicy(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	r := newRights(ctx, t, func([]rbacv1.PolicyRule) {})
+	git := gitRepository
+	dressed := git.object("dressed")
+	dressed.SetLabels(map[string]string{"team": "a"})
+	dressed.SetAnnotations(map[string]string{"owner": "a", "reconcile.fluxcd.io/requestedAt": "before"})
+	dressed.SetFinalizers([]string{"example.com/keep"})
+	dressed.SetOwnerReferences([]metav1.OwnerReference{{APIVersion: "v1", Kind: "ConfigMap", Name: "owner", UID: "1"}})
+	if _, err := r.adminSources.Resource(git.gvr()).Namespace(r.namespace).Create(ctx, dressed, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	dryRun := func(by dynamic.Interface, k sourceKind, name string, kind types.PatchType, patch string) error {
+		options := metav1.PatchOptions{DryRun: []string{metav1.DryRunAll}}
+		if kind == types.ApplyPatchType {
+			options.FieldManager, options.Force = "e2e", new(true)
+		}
+		_, err := by.Resource(k.gvr()).Namespace(r.namespace).Patch(ctx, name, kind, []byte(patch), options)
+		return err
+	}
+	const another = `{"spec":{"url":"https://evil.example/repo"}}`
+	until(ctx, t, "the policy is in force", func(context.Context) (bool, error) {
+		return dryRun(r.sources, git, "source", types.MergePatchType, another) != nil, nil
+	})
+
+	const merge, json, apply = types.MergePatchType, types.JSONPatchType, types.ApplyPatchType
+	type attempt struct {
+		name  string
+		kind  types.PatchType
+		patch string
+	}
+	for _, a := range []attempt{
+		{"source", merge, string(wake)},
+		{"dressed", merge, string(wake)},
+		{"source", json, `[{"op":"add","path":"/metadata/annotations","value":{"reconcile.fluxcd.io/requestedAt":"now"}}]`},
+		{"dressed", merge, `{"metadata":{"annotations":{"reconcile.fluxcd.io/requestedAt":null}}}`},
+		{"dressed", apply, `{"apiVersion":"source.toolkit.fluxcd.io/v1","kind":"GitRepository","metadata":{"name":"dressed","annotations":{"reconcile.fluxcd.io/requestedAt":"now"}}}`},
+		{"dressed", merge, `{"metadata":{"labels":{"team":"a"}}}`},     // nothing changes
+		{"source", merge, `{"status":{"url":"https://evil.example"}}`}, // which this request does not write
+	} {
+		if err := dryRun(r.sources, git, a.name, a.kind, a.patch); err != nil {
+			t.Errorf("%s %s: %v", a.name, a.patch, err)
+		}
+	}
+	for _, a := range []attempt{
+		{"source", merge, another},
+		{"dressed", merge, another},
+		{"source", merge, `{"spec":{"secretRef":{"name":"kept"}}}`},
+		{"source", merge, `{"spec":{"interval":null}}`},
+		{"source", merge, `{"spec":{"suspend":true},"metadata":{"annotations":{"reconcile.fluxcd.io/requestedAt":"now"}}}`},
+		{"source", apply, `{"apiVersion":"source.toolkit.fluxcd.io/v1","kind":"GitRepository","metadata":{"name":"source"},"spec":{"url":"https://evil.example/repo"}}`},
+		{"source", merge, `{"metadata":{"labels":{"team":"b"}}}`},
+		{"dressed", merge, `{"metadata":{"labels":{"team":"b"}}}`},
+		{"dressed", merge, `{"metadata":{"labels":{"another":"b"}}}`},
+		{"dressed", merge, `{"metadata":{"labels":null}}`},
+		{"source", merge, `{"metadata":{"annotations":{"owner":"b"}}}`},
+		{"source", merge, `{"metadata":{"annotations":{"owner":"b","reconcile.fluxcd.io/requestedAt":"now"}}}`},
+		{"dressed", merge, `{"metadata":{"annotations":{"owner":"b"}}}`},
+		{"dressed", merge, `{"metadata":{"annotations":{"another":"b"}}}`},
+		{"dressed", merge, `{"metadata":{"annotations":{"owner":null}}}`},
+		{"dressed", merge, `{"metadata":{"annotations":null}}`},
+		{"dressed", json, `[{"op":"move","from":"/metadata/annotations/owner","path":"/metadata/annotations/renamed"}]`},
+		{"source", merge, `{"metadata":{"finalizers":["example.com/keep"]}}`},
+		{"dressed", merge, `{"metadata":{"finalizers":null}}`},
+		{"source", merge, `{"metadata":{"ownerReferences":[{"apiVersion":"v1","kind":"ConfigMap","name":"owner","uid":"1"}]}}`},
+		{"dressed", merge, `{"metadata":{"ownerReferences":null}}`},
+	} {
+		want := fmt.Sprintf("gitrepositories.source.toolkit.fluxcd.io %q is forbidden: ValidatingAdmissionPolicy '%s' with binding '%[2]s' "+
+			"denied request: flux-token-refresher changes nothing of a source but the annotation reconcile.fluxcd.io/requestedAt", a.name, r.account.Name)
+		if err := dryRun(r.sources, git, a.name, a.kind, a.patch); err == nil || err.Error() != want {
+			t.Errorf("%s %s: got %v, want %s", a.name, a.patch, err, want)
+		}
+	}
+	for _, k := range sourceKinds {
+		if err := dryRun(r.sources, k, "source", merge, string(wake)); err != nil {
+			t.Errorf("waking %s: %v", k.kind, err)
+		}
+		if err := dryRun(r.sources, k, "source", merge, `{"spec":{"interval":"7m"}}`); !apierrors.IsForbidden(err) {
+			t.Errorf("another interval of %s: got %v, want Forbidden", k.kind, err)
+		}
+	}
+	if err := dryRun(r.adminSources, git, "source", merge, another); err != nil {
+		t.Errorf("another account is refused: %v", err)
 	}
 }
 

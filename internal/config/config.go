@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"flux-token-refresher/refresh"
+	"flux-token-refresher/refresh/gitremote"
 )
 
 // maxSize is the largest file that is read, in bytes; a ConfigMap cannot hold more.
@@ -28,6 +29,10 @@ type Config struct {
 	// Targets are the Secrets to keep fresh, in the order of the file.
 	Targets []refresh.Target
 	Refresh refresh.Policy
+	// Verify says which Git servers a token may be shown to, to see whether they take it.
+	Verify gitremote.Config
+	// Events says who may send events, and where to.
+	Events Events
 	// Election says how the replicas agree on a leader.
 	Election Election
 	// HealthAddress is where /healthz, /readyz and /metrics are served, as host:port.
@@ -60,6 +65,27 @@ const (
 	// ClientSecret shows a secret of the application.
 	ClientSecret IdentityType = "clientSecret"
 )
+
+// Events says who may send events, and where to.
+type Events struct {
+	// Address is where they are received, as host:port.
+	Address string
+	// TLSCertFile and TLSKeyFile name PEM files; "" is plain HTTP.
+	TLSCertFile, TLSKeyFile string
+	// Senders are in the order of the file. Where there is none, nothing listens.
+	Senders []Sender
+	// MaxAge is how old an event may be.
+	MaxAge time.Duration
+}
+
+// Sender is somebody who may send events.
+type Sender struct {
+	Name string
+	// One of HMACKeyFile and BearerTokenFile names the file with what the sender proves itself by; the other is "".
+	HMACKeyFile, BearerTokenFile string
+	// Namespaces are those whose objects it may speak of; "*" is all.
+	Namespaces []string
+}
 
 // Election says how the replicas agree on a leader; the durations are those of client-go's leader election.
 type Election struct {

@@ -14,6 +14,7 @@ import (
 
 	"flux-token-refresher/internal/config"
 	"flux-token-refresher/refresh"
+	"flux-token-refresher/refresh/gitremote"
 )
 
 const (
@@ -55,10 +56,12 @@ targets:
     identity: repos
     scope: api://repos/.default
     format: bearerToken
+    verify: auto
   - secret: team-a/basic.auth
     identity: other
     format: basicAuth
     username: someone
+    verify: never
     create: true
     labels: {team: a, example.com/empty: ""}
   - secret: team-a/template
@@ -72,9 +75,15 @@ refresh:
   jitter: 0
   minValidity: 5m
   cooldown: 1m30s
+  verifyHosts: [Git.example.com:8443, "*.visualstudio.com"]
+  verifyCAFile: /etc/git-ca.crt
 events:
   address: 127.0.0.1:9090
-  tls: {certFile: /tls/tls.crt, keyFile: /tls/tls.key, clientCAFile: /tls/ca.crt}
+  tls: {certFile: /tls/tls.crt, keyFile: /tls/tls.key}
+  senders:
+    - {name: flux, hmacKeyFile: /keys/flux/token, namespaces: [flux-system, team-a]}
+    - {name: broker, bearerTokenFile: /keys/broker, namespaces: ["*"]}
+    - {name: nobody, bearerTokenFile: /keys/nobody}
   maxAge: 5m
 election: {lease: tokens/leader, leaseDuration: 30s, renewDeadline: 20s, retryPeriod: 4s}
 health: {address: "[::1]:8082"}
@@ -117,8 +126,11 @@ func TestSmallestFile(t *testing.T) {
 			Name:       refresh.Name{Namespace: "flux-system", Name: "flux-system"},
 			Mint:       refresh.MintKey{Identity: "repos", Scope: devops},
 			ConfigHash: "0",
+			Verify:     true,
 		}},
 		Refresh: refresh.Policy{LifetimeFraction: 0.75, Jitter: 0.1, MinValidity: 10 * time.Minute, Cooldown: 30 * time.Second},
+		Verify:  gitremote.Config{Hosts: []string{"dev.azure.com", "*.visualstudio.com"}},
+		Events:  config.Events{Address: ":8080", MaxAge: 10 * time.Minute},
 		Election: config.Election{
 			Lease:         refresh.Name{Namespace: "flux-system", Name: "flux-token-refresher"},
 			LeaseDuration: 15 * time.Second, RenewDeadline: 10 * time.Second, RetryPeriod: 2 * time.Second,
@@ -156,10 +168,21 @@ func TestFullForm(t *testing.T) {
 			Create: true,
 			Labels: map[string]string{"team": "a", "example.com/empty": ""},
 		}, {
-			Name: refresh.Name{Namespace: "team-a", Name: "template"},
-			Mint: refresh.MintKey{Identity: "other", Scope: devops},
+			Name:   refresh.Name{Namespace: "team-a", Name: "template"},
+			Mint:   refresh.MintKey{Identity: "other", Scope: devops},
+			Verify: true,
 		}},
 		Refresh: refresh.Policy{LifetimeFraction: 0.5, MinValidity: 5 * time.Minute, Cooldown: 90 * time.Second},
+		Verify:  gitremote.Config{Hosts: []string{"Git.example.com:8443", "*.visualstudio.com"}, CAFile: "/etc/git-ca.crt"},
+		Events: config.Events{
+			Address: "127.0.0.1:9090", TLSCertFile: "/tls/tls.crt", TLSKeyFile: "/tls/tls.key",
+			Senders: []config.Sender{
+				{Name: "flux", HMACKeyFile: "/keys/flux/token", Namespaces: []string{"flux-system", "team-a"}},
+				{Name: "broker", BearerTokenFile: "/keys/broker", Namespaces: []string{"*"}},
+				{Name: "nobody", BearerTokenFile: "/keys/nobody"},
+			},
+			MaxAge: 5 * time.Minute,
+		},
 		Election: config.Election{
 			Lease:         refresh.Name{Namespace: "tokens", Name: "leader"},
 			LeaseDuration: 30 * time.Second, RenewDeadline: 20 * time.Second, RetryPeriod: 4 * time.Second,
@@ -432,17 +455,32 @@ func TestErrors(t *testing.T) {
 			`10: events.address: "x" is not host:port; write it like :8081`,
 			"11: events.maxAge: is 0s; write a duration of more than 0s",
 			"12: events.tls: has one of certFile and keyFile; write both"}},
-		"client certificates": {file: smallest + "events: {tls: {clientCAFile: a}}\n", want: []string{
-			"9: events.tls.clientCAFile: needs certFile and keyFile; write both"}},
-		"senders": {file: smallest + "events:\n  senders:\n    - {name: a}\n    - {name: a, hmacKeyFile: f, clientName: c, namespaces: [\"*\", A]}\n",
+		"a key without a certificate": {file: smallest + "events: {tls: {keyFile: a}}\n", want: []string{
+			"9: events.tls: has one of certFile and keyFile; write both"}},
+		"senders": {file: smallest + "events:\n  senders:\n    - {name: a}\n    - {name: a, hmacKeyFile: f, bearerTokenFile: t, namespaces: [\"*\", A]}\n" +
+			"    - {hmacKeyFile: f}\n    - {name: B, hmacKeyFile: f, namespaces: \"*\"}\n",
 			want: []string{
-				"10: events.senders: is not built in this version; " +
-					"leave it out: tokens are refreshed by the timer and by request annotations",
-				"11: events.senders[0]: has 0 ways to prove who it is; write one of hmacKeyFile, bearerTokenFile and clientName",
-				"12: events.senders[1]: has 2 ways to prove who it is; write one of hmacKeyFile, bearerTokenFile and clientName",
-				"12: events.senders[1].clientName: needs events.tls.clientCAFile; write it",
+				"11: events.senders[0]: has 0 ways to prove who it is; write one of hmacKeyFile and bearerTokenFile",
+				"12: events.senders[1]: has 2 ways to prove who it is; write one of hmacKeyFile and bearerTokenFile",
 				`12: events.senders[1].name: "a" stands in line 11 already; write each once`,
-				`12: events.senders[1].namespaces[1]: "A" is not valid; ` + label}},
+				`12: events.senders[1].namespaces[1]: "A" is not valid; ` + label,
+				"13: events.senders[2].name: is missing; give the sender a name",
+				`14: events.senders[3].name: "B" is not valid; ` + label,
+				"14: events.senders[3].namespaces: is a string; write a list"}},
+		"a mistyped sender": {file: smallest + "events:\n  senders: [{name: a, hmacKey: f}]\n", want: []string{
+			"10: events.senders[0]: has 0 ways to prove who it is; write one of hmacKeyFile and bearerTokenFile",
+			"10: events.senders[0].hmacKey: is not a known field; known here: name, hmacKeyFile, bearerTokenFile, clientName, namespaces"}},
+
+		// Git servers.
+		"verify": {file: with(lastLine, lastLine+"    verify: always\n"), want: []string{
+			`9: targets[0].verify: "always" is not known; known here: auto, never`}},
+		"verifyHosts": {file: smallest + "refresh:\n  verifyHosts:\n    - https://dev.azure.com\n    - \"*\"\n    - \"\"\n    - git.example.com:8443\n",
+			want: []string{
+				`11: refresh.verifyHosts[0]: "https://dev.azure.com" is no host name; ` +
+					"write it like dev.azure.com or *.visualstudio.com, with a port where that is not 443",
+				`12: refresh.verifyHosts[1]: "*" is no host name; ` +
+					"write it like dev.azure.com or *.visualstudio.com, with a port where that is not 443",
+				"13: refresh.verifyHosts[2]: is empty; write a value or leave the field out"}},
 
 		// Several at once, each in its place.
 		"all at once": {
@@ -480,15 +518,11 @@ func TestNotBuilt(t *testing.T) {
 			"6: identities[0].serviceAccount: is not built in this version; leave it out: the pod's own account is used"},
 		"resourceID": {with(typeLine, typeLine+"    resourceID: /subscriptions/x\n"),
 			"6: identities[0].resourceID: is not built in this version; leave it out and name the identity by clientID"},
-		"verify": {with(lastLine, lastLine+"    verify: never\n"),
-			"9: targets[0].verify: is not built in this version; leave it out: tokens are sent to no Git server"},
-		"verifyHosts": {smallest + "refresh:\n  verifyHosts: [dev.azure.com]\n",
-			"10: refresh.verifyHosts: is not built in this version; leave it out: tokens are sent to no Git server"},
-		"verifyCAFile": {smallest + "refresh:\n  verifyCAFile: /ca.crt\n",
-			"10: refresh.verifyCAFile: is not built in this version; leave it out: tokens are sent to no Git server"},
-		"senders": {smallest + "events:\n  senders: [{name: flux, hmacKeyFile: /key, namespaces: [\"*\"]}]\n",
-			"10: events.senders: is not built in this version; " +
-				"leave it out: tokens are refreshed by the timer and by request annotations"},
+		"clientName": {smallest + "events:\n  senders: [{name: flux, clientName: flux, namespaces: [\"*\"]}]\n",
+			"10: events.senders[0].clientName: is not built in this version; write hmacKeyFile or bearerTokenFile"},
+		"clientCAFile": {smallest + "events:\n  tls: {certFile: /crt, keyFile: /key, clientCAFile: /ca.crt}\n",
+			"10: events.tls.clientCAFile: is not built in this version; " +
+				"leave it out: a sender proves who it is by an HMAC or a bearer token"},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -527,6 +561,32 @@ func TestWhatSaysNothing(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(refresh.Target{}, "Format")); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
+	}
+}
+
+// TestVerify: tokens of Azure DevOps alone are shown to Git servers.
+func TestVerify(t *testing.T) {
+	t.Parallel()
+	for lines, want := range map[string]bool{
+		"":                            true,
+		"    verify: auto\n":          true,
+		"    verify: never\n":         false,
+		"    scope: " + devops + "\n": true,
+		"    scope: " + strings.ToUpper(devops[:36]) + devops[36:] + "\n": true,
+		"    scope: https://vault.azure.net/.default\n":                   false,
+		"    scope: api://x/.default\n    verify: auto\n":                 false,
+	} {
+		c, err := config.Parse("config.yaml", []byte(with(lastLine, lastLine+lines)), in())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := c.Targets[0].Verify; got != want {
+			t.Errorf("%q: Verify is %t, want %t", lines, got, want)
+		}
+	}
+	c, err := config.Parse("config.yaml", []byte(smallest+"refresh: {verifyHosts: []}\n"), in())
+	if err != nil || len(c.Verify.Hosts) != 0 {
+		t.Errorf("no hosts at all: %+v, %v", c, err)
 	}
 }
 
@@ -612,6 +672,8 @@ func TestConfigHash(t *testing.T) {
 			"\n    authorityHost: https://LOGIN.microsoftonline.com\n", lastLine, lastLine+"    scope: "+devops+"\n    format: bearerToken\n"),
 		"other names, other schedule": with("name: repos", "name: r", lastLine, "    identity: r\n    create: true\n    labels: {a: b}\n",
 			secretLine, "  - secret: a/b\n") + "refresh: {jitter: 0}\n",
+		"who is asked and who asks": with(lastLine, lastLine+"    verify: never\n") +
+			"refresh: {verifyHosts: [a.example], verifyCAFile: /ca}\nevents: {senders: [{name: a, hmacKeyFile: /k}]}\n",
 		"another proof": with(typeLine, "    type: clientSecret\n    credentialSecret: a/b\n"),
 	}
 	for name, file := range same {

@@ -20,6 +20,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"flux-token-refresher/refresh"
+	"flux-token-refresher/refresh/gitremote"
 	"flux-token-refresher/refresh/secret"
 )
 
@@ -47,13 +48,14 @@ func (r *resolver) config() *Config {
 	c := &Config{
 		Identities:    r.identities(),
 		Refresh:       r.policy(),
+		Verify:        r.verify(),
+		Events:        r.events(),
 		Election:      r.election(),
 		HealthAddress: r.file.Health.Address,
 		PodName:       r.getenv("POD_NAME"),
 	}
 	c.Targets = r.targets(c.Identities)
 	r.address("health.address", r.file.Health.Address)
-	r.events()
 	return c
 }
 
@@ -177,6 +179,8 @@ func (r *resolver) targets(identities []Identity) []refresh.Target {
 		if resource, ok := strings.CutSuffix(in.Scope, "/.default"); !ok || resource == "" {
 			r.failf(at+".scope", "%s does not end in /.default after a resource; write it like %s", quote(in.Scope), azureDevOps)
 		}
+		// What an identity for something else has is not shown to Azure DevOps.
+		t.Verify = r.oneOf(at+".verify", in.Verify, "auto", "never") && in.Verify == "auto" && strings.EqualFold(in.Scope, azureDevOps)
 		t.Format = r.format(at, in)
 		t.ConfigHash = configHash(id, in)
 		r.labels(at, in)
@@ -279,6 +283,17 @@ func (r *resolver) policy() refresh.Policy {
 	return refresh.Policy{LifetimeFraction: p.LifetimeFraction, Jitter: p.Jitter, MinValidity: p.MinValidity, Cooldown: p.Cooldown}
 }
 
+func (r *resolver) verify() gitremote.Config {
+	p := r.file.Refresh
+	for i, host := range p.VerifyHosts {
+		if host != "" && !gitremote.ValidHost(host) {
+			r.failf(fmt.Sprintf("refresh.verifyHosts[%d]", i), "%s is no host name; write it like dev.azure.com or *.visualstudio.com, "+
+				"with a port where that is not 443", quote(host))
+		}
+	}
+	return gitremote.Config{Hosts: p.VerifyHosts, CAFile: p.VerifyCAFile}
+}
+
 func (r *resolver) election() Election {
 	e := r.file.Election
 	out := Election{LeaseDuration: e.LeaseDuration, RenewDeadline: e.RenewDeadline, RetryPeriod: e.RetryPeriod}
@@ -306,8 +321,7 @@ func (r *resolver) election() Election {
 	return out
 }
 
-// events looks at who may send events.
-func (r *resolver) events() {
+func (r *resolver) events() Events {
 	e := r.file.Events
 	r.address("events.address", e.Address)
 	if e.MaxAge <= 0 {
@@ -316,9 +330,7 @@ func (r *resolver) events() {
 	if r.set("events.tls.certFile") != r.set("events.tls.keyFile") {
 		r.failf("events.tls", "has one of certFile and keyFile; write both")
 	}
-	if r.set("events.tls.clientCAFile") && !r.set("events.tls.certFile") {
-		r.failf("events.tls.clientCAFile", "needs certFile and keyFile; write both")
-	}
+	out := Events{Address: e.Address, TLSCertFile: e.TLS.CertFile, TLSKeyFile: e.TLS.KeyFile, MaxAge: e.MaxAge}
 	first := map[string]string{}
 	for i, s := range e.Senders {
 		at := fmt.Sprintf("events.senders[%d]", i)
@@ -333,17 +345,18 @@ func (r *resolver) events() {
 			}
 		}
 		if proofs != 1 {
-			r.failf(at, "has %d ways to prove who it is; write one of hmacKeyFile, bearerTokenFile and clientName", proofs)
-		}
-		if r.set(at+".clientName") && !r.set("events.tls.clientCAFile") {
-			r.failf(at+".clientName", "needs events.tls.clientCAFile; write it")
+			r.failf(at, "has %d ways to prove who it is; write one of hmacKeyFile and bearerTokenFile", proofs)
 		}
 		for j, namespace := range s.Namespaces {
 			if namespace != "" && namespace != "*" {
 				r.kubernetes(fmt.Sprintf("%s.namespaces[%d]", at, j), namespace, validation.IsDNS1123Label(namespace))
 			}
 		}
+		out.Senders = append(out.Senders, Sender{
+			Name: s.Name, HMACKeyFile: s.HMACKeyFile, BearerTokenFile: s.BearerTokenFile, Namespaces: s.Namespaces,
+		})
 	}
+	return out
 }
 
 // getenv is a variable of the environment, "" when there is no environment.

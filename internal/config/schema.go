@@ -130,8 +130,6 @@ var notBuilt = map[string]string{
 	"identities[].type=azureCLI":          "use workloadIdentity or clientSecret",
 	"identities[].serviceAccount":         "leave it out: the pod's own account is used",
 	"identities[].resourceID":             "leave it out and name the identity by clientID",
-	"targets[].verify":                    "leave it out: tokens are sent to no Git server",
-	"refresh.verifyHosts":                 "leave it out: tokens are sent to no Git server",
-	"refresh.verifyCAFile":                "leave it out: tokens are sent to no Git server",
-	"events.senders":                      "leave it out: tokens are refreshed by the timer and by request annotations",
+	"events.tls.clientCAFile":             "leave it out: a sender proves who it is by an HMAC or a bearer token",
+	"events.senders[].clientName":         "write hmacKeyFile or bearerTokenFile",
 }

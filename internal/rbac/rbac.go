@@ -52,6 +52,16 @@ func YAML(objects []runtime.Object) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
+// sources are the kinds of Flux that read a Secret: those with a secretRef, and those that pull or push with the Secret of such a
+// source.
+var sources = []struct {
+	name      string
+	resources []string
+}{
+	{"source.toolkit.fluxcd.io", []string{"buckets", "gitrepositories", "helmcharts", "helmrepositories", "ocirepositories"}},
+	{"image.toolkit.fluxcd.io", []string{"imagerepositories", "imageupdateautomations"}},
+}
+
 // need is what is done in one namespace, by the names of objects.
 type need struct {
 	// kept are the Secrets of targets; created those of them that may be created; read the credentials.
@@ -99,23 +109,29 @@ func (n *need) rules() []rbacv1.PolicyRule {
 			})
 		}
 	}
-	all := func(group, resource string, verbs ...string) {
-		out = append(out, rbacv1.PolicyRule{APIGroups: []string{group}, Resources: []string{resource}, Verbs: verbs})
+	all := func(group string, resources []string, verbs ...string) {
+		out = append(out, rbacv1.PolicyRule{APIGroups: []string{group}, Resources: resources, Verbs: verbs})
 	}
 	// A watch or list that is limited to metadata.name=NAME is authorized by that name. The list is what a watch falls back
-	// to where the API server cannot begin a watch with what is there.
-	named("", "secrets", n.kept, "list", "watch", "patch")
+	// to where the API server cannot begin a watch with what is there. The get is for a report about a token (which one is
+	// it about?) and for the token that is tried before another one is minted.
+	named("", "secrets", n.kept, "get", "list", "watch", "patch")
 	// Creating by server-side apply is authorized by name too, unlike by POST; it needs patch as well.
 	named("", "secrets", n.created, "create")
 	named("", "secrets", n.read, "get")
 	if len(n.kept) > 0 {
 		// What happened to a Secret is told beside it. An Event's name is not known before.
-		all("", "events", "create", "patch")
+		all("", []string{"events"}, "create", "patch")
+		// Who reads a Secret is beside it, by a name that anybody may choose. The patch is for the annotation that wakes a source;
+		// the policy forbids all else.
+		for _, group := range sources {
+			all(group.name, group.resources, "get", "list", "watch", "patch")
+		}
 	}
 	if n.lease != "" {
 		named("coordination.k8s.io", "leases", []string{n.lease}, "get", "watch", "update")
 		// A Lease is created by POST, which RBAC cannot limit to a name.
-		all("coordination.k8s.io", "leases", "create")
+		all("coordination.k8s.io", []string{"leases"}, "create")
 	}
 	return out
 }
@@ -139,26 +155,45 @@ func roleBinding(namespace string, account types.NamespacedName) *rbacv1.RoleBin
 	}
 }
 
-// policy closes what RBAC leaves open: who may create a Secret by name may create one of the type
-// kubernetes.io/service-account-token, which a controller fills with the token of any ServiceAccount of the namespace.
+// unchanged is true when a source has a new value of the annotation that wakes it, and nothing else is new. It names what may not change,
+// because metadata also holds what the API server writes at each update. Sources have no other fields; the status is not
+// written by such a request.
+const unchanged = `request.operation != 'UPDATE' ||
+variables.after.?spec == variables.before.?spec &&
+variables.after.metadata.?labels == variables.before.metadata.?labels &&
+variables.after.metadata.?finalizers == variables.before.metadata.?finalizers &&
+variables.after.metadata.?ownerReferences == variables.before.metadata.?ownerReferences &&
+variables.annotationsAfter.all(key, key == 'reconcile.fluxcd.io/requestedAt' ||
+  key in variables.annotationsBefore && variables.annotationsAfter[key] == variables.annotationsBefore[key]) &&
+variables.annotationsBefore.all(key, key == 'reconcile.fluxcd.io/requestedAt' || key in variables.annotationsAfter)`
+
+// policy closes what RBAC leaves open. Who may create a Secret by name may create one of the type
+// kubernetes.io/service-account-token, which a controller fills with the token of any ServiceAccount of the namespace. And who
+// may annotate a source may give it another URL, to which source-controller then sends the token.
 //
 // It is about accounts of this name in any namespace: an installation that is moved to another one by kustomize or
 // Flux, which do not look into CEL, is never without it, and two installations agree on it.
 func policy(account types.NamespacedName) *admissionv1.ValidatingAdmissionPolicy {
+	update := admissionv1.RuleWithOperations{
+		Operations: []admissionv1.OperationType{admissionv1.Update},
+		Rule:       admissionv1.Rule{APIVersions: []string{"*"}, Resources: []string{"*"}},
+	}
+	for _, group := range sources {
+		update.APIGroups = append(update.APIGroups, group.name)
+	}
 	return &admissionv1.ValidatingAdmissionPolicy{
 		TypeMeta:   metav1.TypeMeta{APIVersion: admissionv1.SchemeGroupVersion.String(), Kind: "ValidatingAdmissionPolicy"},
 		ObjectMeta: metav1.ObjectMeta{Name: account.Name},
 		Spec: admissionv1.ValidatingAdmissionPolicySpec{
 			FailurePolicy: new(admissionv1.Fail),
 			MatchConstraints: &admissionv1.MatchResources{
-				ResourceRules: []admissionv1.NamedRuleWithOperations{{
-					RuleWithOperations: admissionv1.RuleWithOperations{
+				ResourceRules: []admissionv1.NamedRuleWithOperations{
+					{RuleWithOperations: admissionv1.RuleWithOperations{
 						Operations: []admissionv1.OperationType{admissionv1.Create},
-						Rule: admissionv1.Rule{
-							APIGroups: []string{""}, APIVersions: []string{"v1"}, Resources: []string{"secrets"},
-						},
-					},
-				}},
+						Rule:       admissionv1.Rule{APIGroups: []string{""}, APIVersions: []string{"v1"}, Resources: []string{"secrets"}},
+					}},
+					{RuleWithOperations: update},
+				},
 			},
 			MatchConditions: []admissionv1.MatchCondition{{
 				Name: "account",
@@ -166,9 +201,20 @@ func policy(account types.NamespacedName) *admissionv1.ValidatingAdmissionPolicy
 				Expression: "request.userInfo.username.startsWith('system:serviceaccount:') && " +
 					"request.userInfo.username.endsWith(':' + '" + account.Name + "')",
 			}},
+			// Without their types, because Kubernetes checks expressions against Secrets too, which have no spec.
+			Variables: []admissionv1.Variable{
+				{Name: "after", Expression: "dyn(object)"},
+				{Name: "before", Expression: "dyn(oldObject)"},
+				{Name: "annotationsAfter", Expression: "variables.after.metadata.?annotations.orValue({})"},
+				{Name: "annotationsBefore", Expression: "variables.before.metadata.?annotations.orValue({})"},
+			},
 			Validations: []admissionv1.Validation{{
-				Expression: "object.type == 'Opaque'",
+				Expression: "request.operation != 'CREATE' || object.type == 'Opaque'",
 				Message:    "flux-token-refresher creates Secrets of the type Opaque only",
+				Reason:     new(metav1.StatusReasonForbidden),
+			}, {
+				Expression: unchanged,
+				Message:    "flux-token-refresher changes nothing of a source but the annotation reconcile.fluxcd.io/requestedAt",
 				Reason:     new(metav1.StatusReasonForbidden),
 			}},
 		},

@@ -24,6 +24,12 @@ func parse(t *testing.T, text string) *config.Config {
 	return c
 }
 
+// The rules about Flux's kinds.
+const (
+	readsSources = "[get list watch patch] [source.toolkit.fluxcd.io] [buckets gitrepositories helmcharts helmrepositories ocirepositories] []"
+	readsImages  = "[get list watch patch] [image.toolkit.fluxcd.io] [imagerepositories imageupdateautomations] []"
+)
+
 // TestRoles compares the rules of each namespace, one a line.
 func TestRoles(t *testing.T) {
 	t.Parallel()
@@ -36,8 +42,10 @@ func TestRoles(t *testing.T) {
 identities: [{name: repos, type: workloadIdentity}]
 targets: [{secret: tokens/pull, identity: repos}]`,
 			want: map[string][]string{"tokens": {
-				"[list watch patch] [] [secrets] [pull]",
+				"[get list watch patch] [] [secrets] [pull]",
 				"[create patch] [] [events] []",
+				readsSources,
+				readsImages,
 				"[get watch update] [coordination.k8s.io] [leases] [flux-token-refresher]",
 				"[create] [coordination.k8s.io] [leases] []",
 			}},
@@ -63,15 +71,19 @@ election: {lease: leases/leader}`,
 					"[create] [coordination.k8s.io] [leases] []",
 				},
 				"team-a": {
-					"[list watch patch] [] [secrets] [pull push]",
+					"[get list watch patch] [] [secrets] [pull push]",
 					"[create] [] [secrets] [push]",
 					"[get] [] [secrets] [two]",
 					"[create patch] [] [events] []",
+					readsSources,
+					readsImages,
 				},
 				"team-b": {
-					"[list watch patch] [] [secrets] [push]",
+					"[get list watch patch] [] [secrets] [push]",
 					"[create] [] [secrets] [push]",
 					"[create patch] [] [events] []",
+					readsSources,
+					readsImages,
 				},
 			},
 		},
@@ -139,6 +151,7 @@ rules:
   resources:
   - secrets
   verbs:
+  - get
   - list
   - watch
   - patch
@@ -156,6 +169,29 @@ rules:
   - events
   verbs:
   - create
+  - patch
+- apiGroups:
+  - source.toolkit.fluxcd.io
+  resources:
+  - buckets
+  - gitrepositories
+  - helmcharts
+  - helmrepositories
+  - ocirepositories
+  verbs:
+  - get
+  - list
+  - watch
+  - patch
+- apiGroups:
+  - image.toolkit.fluxcd.io
+  resources:
+  - imagerepositories
+  - imageupdateautomations
+  verbs:
+  - get
+  - list
+  - watch
   - patch
 - apiGroups:
   - coordination.k8s.io
@@ -208,10 +244,39 @@ spec:
       - CREATE
       resources:
       - secrets
+    - apiGroups:
+      - source.toolkit.fluxcd.io
+      - image.toolkit.fluxcd.io
+      apiVersions:
+      - '*'
+      operations:
+      - UPDATE
+      resources:
+      - '*'
   validations:
-  - expression: object.type == 'Opaque'
+  - expression: request.operation != 'CREATE' || object.type == 'Opaque'
     message: flux-token-refresher creates Secrets of the type Opaque only
     reason: Forbidden
+  - expression: |-
+      request.operation != 'UPDATE' ||
+      variables.after.?spec == variables.before.?spec &&
+      variables.after.metadata.?labels == variables.before.metadata.?labels &&
+      variables.after.metadata.?finalizers == variables.before.metadata.?finalizers &&
+      variables.after.metadata.?ownerReferences == variables.before.metadata.?ownerReferences &&
+      variables.annotationsAfter.all(key, key == 'reconcile.fluxcd.io/requestedAt' ||
+        key in variables.annotationsBefore && variables.annotationsAfter[key] == variables.annotationsBefore[key]) &&
+      variables.annotationsBefore.all(key, key == 'reconcile.fluxcd.io/requestedAt' || key in variables.annotationsAfter)
+    message: flux-token-refresher changes nothing of a source but the annotation reconcile.fluxcd.io/requestedAt
+    reason: Forbidden
+  variables:
+  - expression: dyn(object)
+    name: after
+  - expression: dyn(oldObject)
+    name: before
+  - expression: variables.after.metadata.?annotations.orValue({})
+    name: annotationsAfter
+  - expression: variables.before.metadata.?annotations.orValue({})
+    name: annotationsBefore
 ---
 apiVersion: admissionregistration.k8s.io/v1
 kind: ValidatingAdmissionPolicyBinding
