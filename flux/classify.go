@@ -1,0 +1,183 @@
+// Classify: does an event of Flux tell that a token was rejected? What is read of a message, and how; rules.go has the rules.
+
+package flux
+
+import (
+	"net/url"
+	"regexp"
+	"strings"
+	"unicode/utf8"
+)
+
+// Verdict is what an event says of the token.
+type Verdict string
+
+const (
+	// AuthFailure: the server rejected the credential, or there was none.
+	AuthFailure Verdict = "auth-failure"
+	// PossibleAuthFailure: this is how servers answer a rejected credential, among other things; ask the server.
+	PossibleAuthFailure Verdict = "possible-auth-failure"
+	// Unrelated: a new token would change nothing.
+	Unrelated Verdict = "unrelated"
+)
+
+// Classification is a Verdict and the name of the rule that gave it.
+type Classification struct {
+	Verdict Verdict
+	Rule    string
+}
+
+// Classify reads severity, kind, reason and the beginning of the message: the first rule that matches decides. It does not
+// see names that a person chose (URLs, refs, what is quoted), and takes nothing from them but the host and the scheme.
+func Classify(e Event) Classification {
+	f := read(e)
+	for _, r := range rules {
+		if r.matches(f) {
+			return Classification{r.verdict, r.name}
+		}
+	}
+	return Classification{Unrelated, "no-sign"}
+}
+
+// prefix bounds what is read of a message, in bytes. Flux puts what a server answered at the end, behind prefixes and a URL
+// or two; the answer itself can be 90 kB of HTML.
+const prefix = 2048
+
+// findings is what a message says, in lower case.
+type findings struct {
+	severity, kind, reason string
+	// head is what Flux and its Git client say, with ~ in the place of each name; it ends where the words of the server begin.
+	head string
+	// text is head and the beginning of what the server said.
+	text string
+	// status is the HTTP status that the head names, "" when it names none.
+	status string
+	// answer is go-git's word for a 401, 403 or 404, when the head ends with one.
+	answer string
+	// redirect is where the server wanted to send the client.
+	redirect string
+	// azure, ssh: the message names a host of Azure DevOps, an SSH URL.
+	azure, ssh bool
+}
+
+var (
+	// go-git's ErrAuthenticationRequired, ErrAuthorizationFailed and ErrRepositoryNotFound stand for 401, 403 and 404, and since
+	// 5.13 the body follows. An OCI registry's "UNAUTHORIZED: authentication required" reads the same.
+	answers = regexp.MustCompile(`(?:^|[:;,]\s*)(authentication required|authorization failed|repository not found)\b`)
+
+	statuses = regexp.MustCompile(`\b(?:status(?: code)?|statuscode|http error|http|returned error|googleapi: error|response)[:=]?\s*([1-5]\d\d)\b` +
+		`|\b([1-5]\d\d)[):]? (?:unauthorized|forbidden|not found|too many requests|proxy authentication required|` +
+		`bad request|internal server error|bad gateway|service unavailable|gateway timeout)\b`)
+
+	// go-git says "http redirect: target "…"" since 5.18 and "http transport: redirect target "…"" in 6, Git "redirect: …". Where
+	// net/http stops, the Location itself stands for the URL.
+	redirects = regexp.MustCompile(`\bredirects?:? (?:target |to |disabled to |on non-initial request to )?"?((?:https?://|/)[^"\s]*)` +
+		`|\bget "([^"\s]+)": (?:http redirect: |http transport: [\w -]*redirect|stopped after \d+ redirects)`)
+
+	urls = regexp.MustCompile(`\b([a-z][a-z0-9+.-]*)://([^\s/'"?#]*)`)
+)
+
+func read(e Event) findings {
+	message := e.Message
+	if len(message) > prefix {
+		end := prefix
+		for end > prefix-utf8.UTFMax && !utf8.RuneStart(message[end]) {
+			end--
+		}
+		message = message[:end]
+	}
+	message = strings.ToLower(message)
+
+	f := findings{severity: e.Severity, kind: e.InvolvedObject.Kind, reason: e.Reason}
+	for _, u := range urls.FindAllStringSubmatch(message, -1) {
+		host := u[2][strings.LastIndexByte(u[2], '@')+1:]
+		host, _, _ = strings.Cut(host, ":")
+		f.ssh = f.ssh || u[1] == "ssh"
+		f.azure = f.azure || host == "dev.azure.com" || strings.HasSuffix(host, ".visualstudio.com")
+	}
+	f.redirect = first(redirects.FindStringSubmatch(message))
+	f.text = withoutNames(message)
+	f.head = f.text
+	if at := answers.FindStringSubmatchIndex(f.text); at != nil {
+		f.answer, f.head = f.text[at[2]:at[3]], f.text[:at[3]]
+	}
+	f.status = first(statuses.FindStringSubmatch(f.head))
+	return f
+}
+
+// first gives the first group that matched.
+func first(groups []string) string {
+	for i := 1; i < len(groups); i++ {
+		if groups[i] != "" {
+			return groups[i]
+		}
+	}
+	return ""
+}
+
+// signIn tells that a server sent the client to a page where people sign in: /_signin of Azure DevOps, and the like
+// elsewhere.
+func (f findings) signIn() bool {
+	u, err := url.Parse(f.redirect)
+	if err != nil {
+		return false
+	}
+	switch u.Path[strings.LastIndexByte(u.Path, '/')+1:] {
+	case "_signin", "signin", "sign_in", "sign-in", "login":
+		return true
+	}
+	return u.Host == "login.microsoftonline.com"
+}
+
+var link = regexp.MustCompile(`^(?:[a-z][a-z0-9+.-]*://|refs/)\S*`)
+
+// withoutNames puts ~ in the place of what is quoted, of URLs and of refs. A quotation mark inside a word is an apostrophe, and
+// one without its partner stands for itself.
+func withoutNames(s string) string {
+	var b strings.Builder
+	for s != "" {
+		size := quotation(s)
+		if size == 0 {
+			size = len(strings.TrimRight(link.FindString(s), `'")]}>:;,.`))
+		}
+		if size > 0 {
+			b.WriteByte('~')
+			s = s[size:]
+			continue
+		}
+		size = max(wordLen(s), 1)
+		b.WriteString(s[:size])
+		s = s[size:]
+	}
+	return b.String()
+}
+
+// wordLen gives the length of the word that s begins with, apostrophes inside included.
+func wordLen(s string) int {
+	for i := range len(s) {
+		inside := s[i] == '\'' && i > 0 && i+1 < len(s) && letter(s[i+1])
+		if !letter(s[i]) && !inside {
+			return i
+		}
+	}
+	return len(s)
+}
+
+func letter(c byte) bool {
+	return 'a' <= c && c <= 'z' || '0' <= c && c <= '9' || c == '_' || c >= utf8.RuneSelf
+}
+
+// quotation gives the length of the quotation that s begins with, marks included; 0 when there is none. It ends at the first
+// mark of its kind that no letter follows: a URL may hold an apostrophe.
+func quotation(s string) int {
+	mark := s[0]
+	if mark != '\'' && mark != '"' {
+		return 0
+	}
+	for i := 1; i < len(s); i++ {
+		if s[i] == mark && s[i-1] != '\\' && (i+1 == len(s) || !letter(s[i+1])) {
+			return i + 1
+		}
+	}
+	return 0
+}

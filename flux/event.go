@@ -1,0 +1,133 @@
+// Package flux is what the product knows of Flux: its events, which of their messages mean a rejected token, whose Secret an
+// object reads, and how to wake the object.
+package flux
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/cloudevents/sdk-go/v2/event"
+	"k8s.io/apimachinery/pkg/util/validation"
+)
+
+// EventType is the CloudEvents type of a Flux event: its data is the JSON that Flux's notification-controller posts.
+const EventType = "io.fluxcd.event"
+
+// Event is what is read of an event of Flux. What else it holds (metadata, the reporting controller; action and
+// relatedObject since Flux 2.10) may have any form and is ignored.
+type Event struct {
+	// InvolvedObject is what the event is about. Its names are valid Kubernetes names.
+	InvolvedObject Object `json:"involvedObject"`
+	// Severity is trace, info or error.
+	Severity string `json:"severity"`
+	// Timestamp is when it happened; never zero.
+	Timestamp time.Time `json:"timestamp"`
+	// Message may hold what a Git server sent, and the password of a URL (go-git before 5.19.3): it is read by Classify and shown
+	// to nobody.
+	Message string `json:"message"`
+	// Reason is a CamelCase word, such as GitOperationFailed.
+	Reason string `json:"reason"`
+}
+
+// Object names a Kubernetes object. APIVersion may be empty.
+type Object struct {
+	APIVersion string `json:"apiVersion"`
+	Kind       string `json:"kind"`
+	Namespace  string `json:"namespace"`
+	Name       string `json:"name"`
+}
+
+// Decode turns the JSON that Flux posts into a CloudEvent, which keeps body as its data. The id is the hash of the body, so that
+// every replica and every redelivery gives the event the same one. Errors name the attribute that is wrong and quote nothing.
+func Decode(body []byte) (event.Event, error) {
+	e, err := parse(body)
+	if err != nil {
+		return event.Event{}, err
+	}
+	sum := sha256.Sum256(body)
+	o := e.InvolvedObject
+	ce := event.New()
+	ce.SetType(EventType)
+	ce.SetID(hex.EncodeToString(sum[:]))
+	ce.SetSource(o.source())
+	ce.SetSubject(o.Namespace + "/" + o.Kind + "/" + o.Name)
+	ce.SetTime(e.Timestamp)
+	ce.SetDataContentType(event.ApplicationJSON)
+	ce.DataEncoded = body // not SetData, which would send JSON as base64
+	return ce, nil
+}
+
+// FromCloudEvent reads the Flux event that a CloudEvent carries. The data alone counts: source and subject are the sender's words
+// about it. Errors are as those of Decode.
+func FromCloudEvent(ce event.Event) (Event, error) {
+	if ce.Type() != EventType {
+		return Event{}, errors.New("type: not " + EventType)
+	}
+	return parse(ce.Data())
+}
+
+// parse takes what Flux has sent in any of its versions, and refuses what names no object or has no time. encoding/json and time quote
+// what they cannot read, so none of their texts gets out.
+func parse(body []byte) (Event, error) {
+	var e Event
+	if err := json.Unmarshal(body, &e); err != nil {
+		var mistyped *json.UnmarshalTypeError
+		switch {
+		case !json.Valid(body):
+			return Event{}, errors.New("the event is not JSON")
+		case errors.As(err, &mistyped) && mistyped.Field != "":
+			return Event{}, fmt.Errorf("%s: wrong type", mistyped.Field)
+		case errors.As(err, &mistyped):
+			return Event{}, errors.New("the event is not a JSON object")
+		default:
+			return Event{}, errors.New("timestamp: not a time as of RFC 3339")
+		}
+	}
+	if err := e.InvolvedObject.validate(); err != nil {
+		return Event{}, fmt.Errorf("involvedObject.%w", err)
+	}
+	if e.Timestamp.IsZero() {
+		return Event{}, errors.New("timestamp: missing")
+	}
+	return e, nil
+}
+
+// validate holds the names to what an API server takes, so that they are safe in a URI, a path and a log.
+func (o Object) validate() error {
+	group, version, grouped := strings.Cut(o.APIVersion, "/")
+	if !grouped {
+		group, version = "", group
+	}
+	switch {
+	case o.Kind == "":
+		return errors.New("kind: missing")
+	case len(validation.IsDNS1035Label(strings.ToLower(o.Kind))) > 0:
+		return errors.New("kind: not a name of a kind")
+	case o.Namespace == "":
+		return errors.New("namespace: missing")
+	case len(validation.IsDNS1123Label(o.Namespace)) > 0:
+		return errors.New("namespace: not a name of a namespace")
+	case o.Name == "":
+		return errors.New("name: missing")
+	case len(validation.IsDNS1123Subdomain(o.Name)) > 0:
+		return errors.New("name: not a name of an object")
+	case grouped && len(validation.IsDNS1123Subdomain(group)) > 0,
+		o.APIVersion != "" && len(validation.IsDNS1035Label(version)) > 0:
+		return errors.New("apiVersion: not group/version")
+	}
+	return nil
+}
+
+// source is the object as a URI reference, in the manner of the API server's paths.
+func (o Object) source() string {
+	path := "/namespaces/" + o.Namespace + "/" + o.Kind + "/" + o.Name
+	if o.APIVersion == "" {
+		return path
+	}
+	return "/apis/" + o.APIVersion + path
+}

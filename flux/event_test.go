@@ -1,0 +1,194 @@
+// Flux's JSON in, a CloudEvent out, and back; what is refused, and that a refusal quotes nothing.
+
+package flux_test
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cloudevents/sdk-go/v2/event"
+	"github.com/google/go-cmp/cmp"
+
+	"flux-token-refresher/flux"
+)
+
+// posted is an event as notification-controller of Flux 2.10 posts it.
+const posted = `{
+  "involvedObject": {"kind": "GitRepository", "namespace": "flux-system", "name": "fleet.main", "uid": "1b0a", "apiVersion": "source.toolkit.fluxcd.io/v1", "resourceVersion": "42"},
+  "severity": "error",
+  "timestamp": "2026-03-01T10:00:00Z",
+  "message": "unable to clone 'https://u:p@dev.azure.com/o/p/_git/r': authentication required: <html>",
+  "reason": "GitOperationFailed",
+  "action": "Reconcile",
+  "relatedObject": {"kind": "Secret", "name": "fleet"},
+  "metadata": {"source.toolkit.fluxcd.io/revision": "main@sha1:8a4d0ab"},
+  "reportingController": "source-controller",
+  "reportingInstance": "source-controller-7f4"
+}`
+
+func TestDecode(t *testing.T) {
+	t.Parallel()
+	ce, err := flux.Decode([]byte(posted))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := ce.Validate(); err != nil {
+		t.Error(err)
+	}
+	sum := sha256.Sum256([]byte(posted))
+	got := []string{ce.SpecVersion(), ce.Type(), ce.ID(), ce.Source(), ce.Subject(), ce.Time().UTC().Format(time.RFC3339), ce.DataContentType(), string(ce.Data())}
+	want := []string{
+		"1.0", "io.fluxcd.event", hex.EncodeToString(sum[:]),
+		"/apis/source.toolkit.fluxcd.io/v1/namespaces/flux-system/GitRepository/fleet.main",
+		"flux-system/GitRepository/fleet.main", "2026-03-01T10:00:00Z", "application/json", posted,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+
+	e, err := flux.FromCloudEvent(ce)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(flux.Event{
+		InvolvedObject: flux.Object{APIVersion: "source.toolkit.fluxcd.io/v1", Kind: "GitRepository", Namespace: "flux-system", Name: "fleet.main"},
+		Severity:       "error",
+		Timestamp:      time.Date(2026, 3, 1, 10, 0, 0, 0, time.UTC),
+		Message:        "unable to clone 'https://u:p@dev.azure.com/o/p/_git/r': authentication required: <html>",
+		Reason:         "GitOperationFailed",
+	}, e); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// A CloudEvent that another sender made, in the structured mode: its data is a JSON value, or base64.
+func TestFromCloudEvent(t *testing.T) {
+	t.Parallel()
+	made, err := flux.Decode([]byte(posted))
+	if err != nil {
+		t.Fatal(err)
+	}
+	structured, err := json.Marshal(made)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(structured), `"data":{`) {
+		t.Errorf("the data is not sent as JSON: %s", structured)
+	}
+	for _, base64 := range []bool{false, true} {
+		made.DataBase64 = base64
+		structured, err := json.Marshal(made)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var received event.Event
+		if err := json.Unmarshal(structured, &received); err != nil {
+			t.Fatal(err)
+		}
+		if e, err := flux.FromCloudEvent(received); err != nil || e.InvolvedObject.Name != "fleet.main" {
+			t.Errorf("base64 %v: %+v, %v", base64, e, err)
+		}
+	}
+
+	other := made.Clone()
+	other.SetType("flux-token-refresher.refresh.requested")
+	if _, err := flux.FromCloudEvent(other); err == nil || err.Error() != "type: not io.fluxcd.event" {
+		t.Errorf("another type: %v", err)
+	}
+	empty := event.New()
+	empty.SetType(flux.EventType)
+	if _, err := flux.FromCloudEvent(empty); err == nil || err.Error() != "the event is not JSON" {
+		t.Errorf("no data: %v", err)
+	}
+}
+
+// Every Flux since 2.0, and whatever it may add, is taken.
+func TestDecodeLenient(t *testing.T) {
+	t.Parallel()
+	for _, body := range []string{
+		`{"involvedObject":{"kind":"GitRepository","namespace":"a","name":"b"},"timestamp":"2026-03-01T10:00:00Z"}`,
+		`{"involvedObject":{"apiVersion":"v1","kind":"Bucket","namespace":"a","name":"b"},"timestamp":"2026-03-01T12:00:00.123456+02:00","severity":"info"}`,
+		`{"involvedObject":{"kind":"Bucket","namespace":"a","name":"b","uid":1},"timestamp":"2026-03-01T10:00:00Z","metadata":[1],"action":{},"relatedObject":null}`,
+		` {"new":[{}],"involvedObject":{"kind":"Bucket","namespace":"a","name":"b"},"timestamp":"2026-03-01T10:00:00Z","message":"\ud800"} `,
+	} {
+		ce, err := flux.Decode([]byte(body))
+		if err == nil {
+			err = ce.Validate()
+		}
+		if err != nil {
+			t.Errorf("%s: %v", body, err)
+		}
+	}
+}
+
+func TestDecodeRefuses(t *testing.T) {
+	t.Parallel()
+	with := func(old, replacement string) string { return strings.Replace(posted, old, replacement, 1) }
+	for _, c := range []struct{ name, body, want string }{
+		{"nothing", "", "the event is not JSON"},
+		{"not JSON", "s3cret", "the event is not JSON"},
+		{"cut off", posted[:len(posted)-1], "the event is not JSON"},
+		{"two", posted + posted, "the event is not JSON"},
+		{"a list", "[" + posted + "]", "the event is not a JSON object"},
+		{"a string", `"s3cret"`, "the event is not a JSON object"},
+		{"null", "null", "involvedObject.kind: missing"},
+		{"no object", with("involvedObject", "s3cret"), "involvedObject.kind: missing"},
+		{"an object of another type", with(`"name": "fleet.main"`, `"name": {"s3cret":1}`), "involvedObject.name: wrong type"},
+		{"a message of another type", with(`"message": "`, `"message": 1, "s3cret": "`), "message: wrong type"},
+		{"no kind", with(`"kind": "GitRepository", `, ""), "involvedObject.kind: missing"},
+		{"no namespace", with(`"namespace": "flux-system", `, ""), "involvedObject.namespace: missing"},
+		{"no name", with(`"name": "fleet.main", `, ""), "involvedObject.name: missing"},
+		{"kind", with("GitRepository", "Git/Repository"), "involvedObject.kind: not a name of a kind"},
+		{"long kind", with("GitRepository", strings.Repeat("K", 64)), "involvedObject.kind: not a name of a kind"},
+		{"namespace", with("flux-system", "../s3cret"), "involvedObject.namespace: not a name of a namespace"},
+		{"long namespace", with("flux-system", strings.Repeat("n", 64)), "involvedObject.namespace: not a name of a namespace"},
+		{"name", with("fleet.main", "S3cret\\n"), "involvedObject.name: not a name of an object"},
+		{"long name", with("fleet.main", strings.Repeat("n", 254)), "involvedObject.name: not a name of an object"},
+		{"version", with("fluxcd.io/v1", "fluxcd.io/v1/s3cret"), "involvedObject.apiVersion: not group/version"},
+		{"no version", with("fluxcd.io/v1", "fluxcd.io/"), "involvedObject.apiVersion: not group/version"},
+		{"no group", with("source.toolkit.fluxcd.io/", "/"), "involvedObject.apiVersion: not group/version"},
+		{"no time", with("timestamp", "s3cret"), "timestamp: missing"},
+		{"time null", with(`"2026-03-01T10:00:00Z"`, "null"), "timestamp: missing"},
+		{"zero time", with("2026-03-01T10:00:00Z", "0001-01-01T00:00:00Z"), "timestamp: missing"},
+		{"time", with("2026-03-01T10:00:00Z", "s3cret"), "timestamp: not a time as of RFC 3339"},
+		{"time of another type", with(`"2026-03-01T10:00:00Z"`, "1772359200"), "timestamp: not a time as of RFC 3339"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			ce, err := flux.Decode([]byte(c.body))
+			if err == nil || err.Error() != c.want {
+				t.Errorf("%v, want %s", err, c.want)
+			}
+			if ce.Context != nil {
+				t.Errorf("an event beside the error: %v", ce)
+			}
+		})
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	f.Add([]byte(posted))
+	f.Add([]byte(`{"involvedObject":{"kind":"K","namespace":"n","name":"n"},"timestamp":"2026-03-01T10:00:00Z"}`))
+	f.Add([]byte(`{"timestamp":1}`))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		ce, err := flux.Decode(body)
+		if err != nil {
+			if len(err.Error()) > 80 {
+				t.Errorf("%q quotes the event", err)
+			}
+			return
+		}
+		if err := ce.Validate(); err != nil {
+			t.Errorf("%q became an invalid CloudEvent: %v", body, err)
+		}
+		e, err := flux.FromCloudEvent(ce)
+		if err != nil {
+			t.Fatal(err)
+		}
+		flux.Classify(e)
+	})
+}

@@ -1,0 +1,162 @@
+// The rules of Classify, in the order in which they are tried. What looks like a rejected token and is not comes first, then what is
+// certain, then what only the server can settle.
+
+package flux
+
+import (
+	"regexp"
+	"slices"
+	"strings"
+)
+
+type rule struct {
+	name    string
+	verdict Verdict
+	matches func(findings) bool
+}
+
+var rules = []rule{
+	// Every failure has severity error. It is not demanded, so that a Ready condition can be classified too.
+	{"severity", Unrelated, func(f findings) bool { return f.severity == "info" || f.severity == "trace" }},
+
+	// A Kustomization or a HelmRelease reads what a source has fetched; what it cannot fetch is an artifact.
+	{"kind", Unrelated, func(f findings) bool { return f.kind != "" && !slices.Contains(credentialed, f.kind) }},
+
+	// Stalled until somebody changes the object (source-controller api/v1, fluxcd/pkg apis/meta).
+	{"reason", Unrelated, func(f findings) bool { return slices.Contains(stalled, f.reason) }},
+
+	// The Secret of the object is not there: "failed to get secret 'ns/n': … secrets "n" not found" (GitRepository), "failed to
+	// get authentication secret" (HelmRepository), "failed to get auth secret" (image-automation-controller), "failed to configure
+	// authentication options: secrets "n" not found" (image-reflector-controller), "auth secret error" (before 1.0).
+	{"secret-missing", AuthFailure, func(f findings) bool {
+		return contains(f.head, "secret ~ not found", "secrets ~ not found") && contains(f.head, "failed to get secret", "failed to get auth secret",
+			"failed to get authentication secret", "authentication options: secret", "auth secret error: secret")
+	}},
+
+	// Other Secrets (certificates, proxies, signatures), and Secrets that the API server did not give: no token of ours in it.
+	{"secret-unreadable", Unrelated, func(f findings) bool { return otherSecret.MatchString(f.head) }},
+
+	// The Secret does not fit the object. Its own watch puts back what we wrote; the rest is for people.
+	{"secret-malformed", Unrelated, heads("failed to configure authentication options", "basic auth and bearer token", " auth option",
+		" auth method", "cannot be sent over http", "url cannot contain credentials", " secret data", "no auth config for", "github app data",
+		"ssh identity key is encrypted")},
+
+	// spec.provider: the controller's own identity at a cloud failed, and no Secret was read. "AWS authentication failed: …"
+	// comes with reason AuthenticationFailed and any status.
+	{"provider-identity", Unrelated, heads("aws authentication failed", "aadsts", "failed to get credential", "defaultazurecredential",
+		"workloadidentitycredential", "managedidentitycredential", "assumerolewithwebidentity", "service account annotation", "feature gate")},
+
+	// net/http's text of a 407, and libgit2's.
+	{"proxy", Unrelated, func(f findings) bool {
+		return f.status == "407" || contains(f.head, "proxy authentication required", "proxyconnect")
+	}},
+
+	// A deploy key failed, and a key is no token; go-git says "repository not found" for a key without access, too.
+	{"ssh", Unrelated, func(f findings) bool {
+		return f.ssh || contains(f.head, "ssh: ", "ssh could not", "ssh agent", "ssh session", "knownhosts: ", "public key authentication", "(publickey",
+			"host key")
+	}},
+
+	// What Azure DevOps says of a credential that it does not know or that has ended, wherever it says it.
+	{"azure-devops-credential", AuthFailure, texts("tf400813", "vs30063", "tf30063", "personal access token used has expired")},
+
+	// A redirect to a page for people: Azure DevOps' answer to most bad tokens (go-git #2200).
+	{"sign-in-redirect", AuthFailure, findings.signIn},
+
+	// 401 with go-git of any version, and with OCI registries; the rest is libgit2's.
+	{"authentication-required", AuthFailure, func(f findings) bool {
+		return f.answer == "authentication required" ||
+			contains(f.head, "authentication required but no callback set", "too many redirects or authentication replays")
+	}},
+
+	// Too many requests, with whatever status; a registry then speaks of "authenticating" and "unauthenticated". TF400733 is Azure
+	// DevOps' delay of a heavy user.
+	{"rate-limit", Unrelated, func(f findings) bool {
+		return f.status == "429" || contains(f.text, "rate limit", "rate-limit", "too many requests", "toomanyrequests", "tf400733")
+	}},
+
+	// Nobody answered, or nobody that could be trusted. HelmChart calls TLS errors "failed to authenticate with the Helm
+	// repository", with reason AuthenticationFailed.
+	{"network", Unrelated, heads("dial tcp", "no such host", "server misbehaving", "timeout", "timed out", "deadline exceeded", "context canceled",
+		"connection refused", "connection reset", "network is unreachable", "no route to host", "broken pipe", "unexpected eof", ": eof",
+		"tls: ", "x509: ", "unknown certificate authority", "server gave http response")},
+
+	// The words of Git hosts, registries and object stores for a credential that is wrong or has ended.
+	{"credential-rejected", AuthFailure, func(f findings) bool {
+		return expired.MatchString(f.text) || contains(f.text, "http basic: access denied", "invalid username or password", "invalid username or token",
+			"incorrect username or password", "bad credentials", "invalid credentials", "invalid token", "invalid access token",
+			"password authentication was removed", "password authentication is not supported", "could not read username for", "could not read password for",
+			"invalidaccesskeyid", "access key id you provided does not exist", "signaturedoesnotmatch", "request signature we calculated does not match",
+			"invalidauthenticationinfo", "failed to authenticate the request", "no basic auth credentials")
+	}},
+
+	{"status-401", AuthFailure, func(f findings) bool { return f.status == "401" }},
+
+	// Azure DevOps' page to sign in, where Git's protocol was expected, for a client that tells of it: 203, 302, HTML.
+	{"azure-devops-page", AuthFailure, func(f findings) bool {
+		return f.azure && f.answer == "" && (f.status == "203" || f.status == "302" || f.status == "" && contains(f.head, html...))
+	}},
+
+	{"unauthorized", AuthFailure, func(f findings) bool { return unauthorized.MatchString(f.head) }},
+
+	// 403: a token without the permission, or one of nobody. GitLab and GitHub answer 401 to a bad token, Azure DevOps and registries not
+	// always.
+	{"forbidden", PossibleAuthFailure, func(f findings) bool {
+		return f.answer == "authorization failed" || f.status == "403" || denied.MatchString(f.head) ||
+			contains(f.head, "not have permission", "you need the git ", "not authorized to ", "insufficient_scope", "tf401027", "tf401444", "vs403463")
+	}},
+
+	// 404 hides what the token may not see: TF401019, GitHub's and GitLab's private repositories. Registries and Helm
+	// repositories answer 401 or 403 to that; their 404 is a wrong name.
+	{"not-found", PossibleAuthFailure, func(f findings) bool {
+		return git(f) && (f.answer == "repository not found" || f.status == "404" ||
+			contains(f.head, "tf401019", "tf200016", "vs800075", "could not be found or you", "does not exist or you", "may not have access to this repository",
+				"repository ~ not found", "remote: not found"))
+	}},
+
+	// HTML or nothing where Git's protocol was expected: a page to sign in, or of a proxy, with a status of 2xx.
+	{"not-git", PossibleAuthFailure, func(f findings) bool {
+		return git(f) && (contains(f.head, "invalid pkt-len found", "empty input", "invalid content-type", "is this a git repository?") || contains(f.head, html...))
+	}},
+
+	// Somewhere else, as single sign-on likes to do; or the repository has moved.
+	{"redirect", PossibleAuthFailure, func(f findings) bool {
+		return git(f) && (f.redirect != "" || strings.HasPrefix(f.status, "3") || f.status == "203")
+	}},
+}
+
+// credentialed are the kinds whose failures can be about a credential in a Secret.
+var credentialed = []string{"GitRepository", "OCIRepository", "HelmRepository", "HelmChart", "Bucket", "ImageRepository", "ImageUpdateAutomation"}
+
+var stalled = []string{
+	"FeatureGateDisabled", "InvalidProviderConfiguration", "InvalidSTSConfiguration", "URLInvalid", "InvalidURL", "InvalidPath",
+	"InsecureConnectionsDisallowed", "UnsupportedConnectionType",
+}
+
+var html = []string{"<!doctype html", "<html"}
+
+// Words that are common in sentences count only where a sentence begins.
+var (
+	otherSecret  = regexp.MustCompile(`(?:failed to get|could not find) (?:[\w-]+ ){0,3}secret\b|public keys secret error|is forbidden: user\b`)
+	expired      = regexp.MustCompile(`\btoken (?:has |is |was )?(?:been )?(?:expired|revoked)\b|\bexpired ?token\b`)
+	unauthorized = regexp.MustCompile(`(?:^|[:;,.]\s*)(?:fatal: )?(?:unauthorized|unauthenticated|not authorized|authentication failed|authentication is required)(?:$|[:;,.\s])`)
+	denied       = regexp.MustCompile(`(?:^|[:;,]\s*)(?:access )?(?:forbidden|denied)(?:$|[:;,.\s])|\bpermission to \S+ denied\b`)
+)
+
+// git tells that the object pulls with Git, as far as the event says.
+func git(f findings) bool {
+	return f.kind == "" || f.kind == "GitRepository" || f.kind == "ImageUpdateAutomation"
+}
+
+// heads matches what Flux and its client say, texts what the server says, too.
+func heads(phrases ...string) func(findings) bool {
+	return func(f findings) bool { return contains(f.head, phrases...) }
+}
+
+func texts(phrases ...string) func(findings) bool {
+	return func(f findings) bool { return contains(f.text, phrases...) }
+}
+
+func contains(s string, phrases ...string) bool {
+	return slices.ContainsFunc(phrases, func(phrase string) bool { return strings.Contains(s, phrase) })
+}
