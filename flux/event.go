@@ -34,12 +34,13 @@ type Event struct {
 	Reason string `json:"reason"`
 }
 
-// Object names a Kubernetes object. APIVersion may be empty.
+// Object names a Kubernetes object. APIVersion and UID may be empty.
 type Object struct {
 	APIVersion string `json:"apiVersion"`
 	Kind       string `json:"kind"`
 	Namespace  string `json:"namespace"`
 	Name       string `json:"name"`
+	UID        string `json:"uid"`
 }
 
 // Decode turns the JSON that Flux posts into a CloudEvent, which keeps body as its data. The id is the hash of the body, so that

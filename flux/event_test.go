@@ -55,11 +55,13 @@ func TestDecode(t *testing.T) {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(flux.Event{
-		InvolvedObject: flux.Object{APIVersion: "source.toolkit.fluxcd.io/v1", Kind: "GitRepository", Namespace: "flux-system", Name: "fleet.main"},
-		Severity:       "error",
-		Timestamp:      time.Date(2026, 3, 1, 10, 0, 0, 0, time.UTC),
-		Message:        "unable to clone 'https://u:p@dev.azure.com/o/p/_git/r': authentication required: <html>",
-		Reason:         "GitOperationFailed",
+		InvolvedObject: flux.Object{
+			APIVersion: "source.toolkit.fluxcd.io/v1", Kind: "GitRepository", Namespace: "flux-system", Name: "fleet.main", UID: "1b0a",
+		},
+		Severity:  "error",
+		Timestamp: time.Date(2026, 3, 1, 10, 0, 0, 0, time.UTC),
+		Message:   "unable to clone 'https://u:p@dev.azure.com/o/p/_git/r': authentication required: <html>",
+		Reason:    "GitOperationFailed",
 	}, e); diff != "" {
 		t.Error(diff)
 	}
@@ -112,7 +114,7 @@ func TestDecodeLenient(t *testing.T) {
 	for _, body := range []string{
 		`{"involvedObject":{"kind":"GitRepository","namespace":"a","name":"b"},"timestamp":"2026-03-01T10:00:00Z"}`,
 		`{"involvedObject":{"apiVersion":"v1","kind":"Bucket","namespace":"a","name":"b"},"timestamp":"2026-03-01T12:00:00.123456+02:00","severity":"info"}`,
-		`{"involvedObject":{"kind":"Bucket","namespace":"a","name":"b","uid":1},"timestamp":"2026-03-01T10:00:00Z","metadata":[1],"action":{},"relatedObject":null}`,
+		`{"involvedObject":{"kind":"Bucket","namespace":"a","name":"b","resourceVersion":1},"timestamp":"2026-03-01T10:00:00Z","metadata":[1],"action":{},"relatedObject":null}`,
 		` {"new":[{}],"involvedObject":{"kind":"Bucket","namespace":"a","name":"b"},"timestamp":"2026-03-01T10:00:00Z","message":"\ud800"} `,
 	} {
 		ce, err := flux.Decode([]byte(body))

@@ -15,6 +15,10 @@ type rule struct {
 	matches func(findings) bool
 }
 
+// ruleURLUser: spec.url names a user, as the URLs do that Azure DevOps' clone button gives (https://org@dev.azure.com/…), and Flux
+// takes none beside a bearer token.
+const ruleURLUser = "url-user"
+
 var rules = []rule{
 	// Every failure has severity error. It is not demanded, so that a Ready condition can be classified too.
 	{"severity", Unrelated, func(f findings) bool { return f.severity == "info" || f.severity == "trace" }},
@@ -36,8 +40,10 @@ var rules = []rule{
 	// Other Secrets (certificates, proxies, signatures), and Secrets that the API server did not give: no token of ours in it.
 	{"secret-unreadable", Unrelated, func(f findings) bool { return otherSecret.MatchString(f.head) }},
 
+	{ruleURLUser, Unrelated, heads("basic auth and bearer token cannot be set at the same time")},
+
 	// The Secret does not fit the object. Its own watch puts back what we wrote; the rest is for people.
-	{"secret-malformed", Unrelated, heads("failed to configure authentication options", "basic auth and bearer token", " auth option",
+	{"secret-malformed", Unrelated, heads("failed to configure authentication options", " auth option",
 		" auth method", "cannot be sent over http", "url cannot contain credentials", " secret data", "no auth config for", "github app data",
 		"ssh identity key is encrypted")},
 
