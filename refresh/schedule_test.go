@@ -50,7 +50,8 @@ func TestRefreshAt(t *testing.T) {
 				}
 				spread[at] = true
 			}
-			if test.earliest != test.latest && len(spread) < 150 {
+			// 270 whole seconds lie between the two: by chance 200 tokens hit about 140 of them.
+			if test.earliest != test.latest && len(spread) < 110 {
 				t.Errorf("200 tokens are refreshed at %d different times", len(spread))
 			}
 		})
