@@ -199,6 +199,7 @@ func TestInvalid(t *testing.T) {
 		{"an empty id", cloudEvent(map[string]any{"id": ""}), ": id"},
 		{"a null id", strings.Replace(cloudEvent(map[string]any{"id": marker}), `"`+marker+`"`, "null", 1), ": id"},
 		{"a number as id", cloudEvent(map[string]any{"id": 5}), ": id"},
+		{"a truth as subject", cloudEvent(map[string]any{"subject": true}), ": subject"},
 		{"an id in capitals", cloudEvent(map[string]any{"ID": marker}), ": id"},
 		{"no source", cloudEvent(map[string]any{"source": nil}), ": source"},
 		{"a broken source", cloudEvent(map[string]any{"source": "%" + marker}), ": source"},

@@ -89,8 +89,8 @@ type Route struct {
 
 // Requester asks for the refresh of a target Secret. Safe for concurrent use.
 type Requester interface {
-	// Request is durable when it returns without an error. The same Ask again changes nothing: a sender repeats all of its
-	// request when a part of it failed. The span in ctx is the request's own.
+	// Request is durable when it returns without an error. Again with the same sender, source and id it changes nothing: a sender
+	// repeats everything when a part failed. The span in ctx is that of this request alone.
 	Request(ctx context.Context, target string, ask Ask) (Outcome, error)
 }
 

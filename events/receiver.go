@@ -90,10 +90,9 @@ func (r *receiver) receive(w http.ResponseWriter, request *http.Request) (ctx co
 	return ctx, answers[0], nil
 }
 
-// read takes the body, bounded in size and time.
+// read takes the body, bounded in size and time. net/http lifts the deadline where the body ends.
 func read(w http.ResponseWriter, request *http.Request) ([]byte, error) {
-	control := http.NewResponseController(w)
-	_ = control.SetReadDeadline(time.Now().Add(bodyTimeout)) // every server of net/http can
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout)) // every server of net/http can
 	content, err := io.ReadAll(http.MaxBytesReader(w, request.Body, maxBody))
 	if _, larger := errors.AsType[*http.MaxBytesError](err); larger {
 		return nil, refuse(tooLarge, fmt.Sprintf("a body may have %d bytes", maxBody))
@@ -101,8 +100,6 @@ func read(w http.ResponseWriter, request *http.Request) ([]byte, error) {
 	if err != nil {
 		return nil, refuse(invalid, fmt.Sprintf("the body did not arrive whole within %s", bodyTimeout))
 	}
-	// Left in place it would end the request's context while it is worked on.
-	_ = control.SetReadDeadline(time.Time{})
 	return content, nil
 }
 

@@ -59,7 +59,7 @@ func (s Sender) key() ([]byte, error) {
 }
 
 func (s Sender) may(namespace string) bool {
-	return slices.Contains(s.Namespaces, "*") || namespace != "" && slices.Contains(s.Namespaces, namespace)
+	return slices.Contains(s.Namespaces, "*") || slices.Contains(s.Namespaces, namespace)
 }
 
 func validate(senders []Sender) error {

@@ -205,7 +205,7 @@ func TestNamespaces(t *testing.T) {
 		namespaces []string
 		want       string
 	}{
-		{nil, "ignored"}, {[]string{""}, "ignored"}, {[]string{"prod"}, "ignored"}, {[]string{"app*"}, "ignored"},
+		{nil, "ignored"}, {[]string{"prod"}, "ignored"}, {[]string{"app*"}, "ignored"},
 		{[]string{"apps"}, "requested"}, {[]string{"prod", "apps"}, "requested"}, {[]string{"*"}, "requested"},
 	} {
 		b := newBench(t, func(c *events.Config) {

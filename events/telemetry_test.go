@@ -82,6 +82,24 @@ func TestSpans(t *testing.T) {
 	}
 }
 
+// TestLongNames: what a sender chooses is whole in the answer and for the Requester, and cut in spans and logs.
+func TestLongNames(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	id := strings.Repeat("ü", 1000)
+	if got := answerOf(t, b.send(t, cloudEvent(map[string]any{"id": id}), signed(fluxKey))).ID; got != id || b.requester.made()[0].ID != id {
+		t.Errorf("the id is not whole: %s", got)
+	}
+	for _, s := range b.spans.Ended() {
+		if got, want := attributesOf(s)["cloudevents.event_id"], id[:256]+"…"; got != want {
+			t.Errorf("%s: id %s, want %s", s.Name(), got, want)
+		}
+	}
+	if strings.Contains(b.log.String(), id[:258]) {
+		t.Error("the id is whole in the log")
+	}
+}
+
 func TestSpansOfABatch(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
