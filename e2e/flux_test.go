@@ -99,7 +99,7 @@ func TestFluxNotifies(t *testing.T) {
 	t.Parallel()
 	s := newSources(t, controlPlane, fluxOf(t), newNamespace(t), newEntra(t))
 	hook := s.webhook(t)
-	repository := s.repository(t, "repo")
+	repository := s.repository(t, "fleet")
 	token := s.write(t)
 	s.read(t, "source", repository)
 	s.await(t, "source", isReady)
