@@ -5,6 +5,7 @@ package e2e
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,21 +14,26 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 
 	"flux-token-refresher/e2e/internal/manifests"
 	"flux-token-refresher/internal/config"
 	"flux-token-refresher/internal/rbac"
+	"flux-token-refresher/refresh"
 )
 
 const (
 	kustomizeBase    = "../deploy/kustomize/base"
+	kustomizeEvents  = "../deploy/kustomize/events"
 	kustomizeAccount = "../deploy/kustomize/account"
+	deployFlux       = "../deploy/flux"
 )
 
 func TestKustomize(t *testing.T) {
@@ -40,16 +46,24 @@ func TestKustomize(t *testing.T) {
 			folder: kustomizeBase,
 			want:   types.NamespacedName{Namespace: "flux-system", Name: "flux-token-refresher"},
 		},
+		"events": {
+			folder: kustomizeEvents,
+			want:   types.NamespacedName{Namespace: "flux-system", Name: "flux-token-refresher"},
+		},
+		"events, another namespace and name": {
+			folder: overlay(t, kustomizeEvents, "tokens", "prod-", "-2"),
+			want:   types.NamespacedName{Namespace: "tokens", Name: "prod-flux-token-refresher-2"},
+		},
 		"another namespace": {
-			folder: overlay(t, "tokens", "", ""),
+			folder: overlay(t, kustomizeBase, "tokens", "", ""),
 			want:   types.NamespacedName{Namespace: "tokens", Name: "flux-token-refresher"},
 		},
 		"another name": {
-			folder: overlay(t, "flux-system", "prod-", "-2"),
+			folder: overlay(t, kustomizeBase, "flux-system", "prod-", "-2"),
 			want:   types.NamespacedName{Namespace: "flux-system", Name: "prod-flux-token-refresher-2"},
 		},
 		"another namespace and name": {
-			folder: overlay(t, "tokens", "prod-", ""),
+			folder: overlay(t, kustomizeBase, "tokens", "prod-", ""),
 			want:   types.NamespacedName{Namespace: "tokens", Name: "prod-flux-token-refresher"},
 		},
 	}
@@ -77,11 +91,12 @@ func TestKustomize(t *testing.T) {
 			if deployment.Namespace != account.Namespace || pod.ServiceAccountName != account.Name {
 				t.Errorf("the Deployment is in %s and runs as %s, want %s", deployment.Namespace, pod.ServiceAccountName, test.want)
 			}
-			if mounted := pod.Volumes[0].ConfigMap.Name; configMap.Namespace != account.Namespace || mounted != configMap.Name {
+			if mounted := volume(t, pod, "config").ConfigMap.Name; configMap.Namespace != account.Namespace || mounted != configMap.Name {
 				t.Errorf("the Deployment reads the ConfigMap %s, there is %s/%s", mounted, configMap.Namespace, configMap.Name)
 			}
 
-			// Everything else is rights.
+			// Everything else is rights, but for the way in.
+			objects = slices.DeleteFunc(objects, func(o *unstructured.Unstructured) bool { return o.GetKind() == "Service" })
 			got, want := map[string]any{}, map[string]any{}
 			for _, object := range objects {
 				got[title(object)] = object.Object
@@ -104,6 +119,16 @@ func TestKustomize(t *testing.T) {
 // TestKustomizeInCluster: a namespace that enforces the restricted Pod Security Standard takes all of it, and its pods.
 func TestKustomizeInCluster(t *testing.T) {
 	t.Parallel()
+	for _, folder := range []string{kustomizeBase, kustomizeEvents} {
+		t.Run(filepath.Base(folder), func(t *testing.T) {
+			t.Parallel()
+			inCluster(t, folder)
+		})
+	}
+}
+
+func inCluster(t *testing.T, folder string) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	namespace, client := newNamespace(t), newClient(t)
@@ -112,7 +137,7 @@ func TestKustomizeInCluster(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	objects, err := manifests.Render(kustomizeBase, namespace)
+	objects, err := manifests.Render(folder, namespace)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,8 +153,109 @@ func TestKustomizeInCluster(t *testing.T) {
 	}
 }
 
-// overlay writes an overlay over the base, whose targets are in namespace, and gives its folder.
-func overlay(t *testing.T, namespace, prefix, suffix string) string {
+// TestEventsMeet: what ../deploy/flux sends arrives where ../deploy/kustomize/events listens, and both have the same key.
+func TestEventsMeet(t *testing.T) {
+	t.Parallel()
+	const namespace = "flux-system"
+	objects, err := manifests.Render(kustomizeEvents, namespace)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var deployment appsv1.Deployment
+	var service corev1.Service
+	var configMap corev1.ConfigMap
+	take(t, objects, "Deployment", &deployment)
+	take(t, objects, "Service", &service)
+	take(t, objects, "ConfigMap", &configMap)
+	if slices.ContainsFunc(objects, func(o *unstructured.Unstructured) bool { return o.GetKind() == "Secret" }) {
+		t.Error("a key is shipped")
+	}
+	c, err := config.Parse("config.yaml", []byte(configMap.Data["config.yaml"]), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sender := c.Events.Senders[0]
+	c.Events.Senders = nil
+	base, err := config.Load(filepath.Join(kustomizeBase, "config.yaml"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(base, c, cmpopts.IgnoreFields(refresh.Target{}, "Format")); diff != "" {
+		t.Errorf("more than events differs from the base (-base +events)\n%s", diff)
+	}
+
+	senders, err := manifests.Render(deployFlux, namespace)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var provider struct {
+		Spec struct {
+			Type      string                      `json:"type"`
+			Address   string                      `json:"address"`
+			SecretRef corev1.LocalObjectReference `json:"secretRef"`
+		} `json:"spec"`
+	}
+	var alert struct {
+		Spec struct {
+			ProviderRef   corev1.LocalObjectReference `json:"providerRef"`
+			EventSeverity string                      `json:"eventSeverity"`
+			EventSources  []corev1.ObjectReference    `json:"eventSources"`
+		} `json:"spec"`
+	}
+	take(t, senders, "Provider", &provider)
+	if rest := take(t, senders, "Alert", &alert); len(rest) != 1 {
+		t.Errorf("there are %d objects beside the Alert, want the Provider alone", len(rest))
+	}
+
+	// The way: Provider → Service → port of the container → the configuration's address.
+	want := "http://" + service.Name + "." + service.Namespace + ".svc/events"
+	if provider.Spec.Type != "generic-hmac" || provider.Spec.Address != want {
+		t.Errorf("the Provider is %s of %s, want generic-hmac of %s", provider.Spec.Type, provider.Spec.Address, want)
+	}
+	container := deployment.Spec.Template.Spec.Containers[0]
+	port := service.Spec.Ports[0]
+	listens := slices.IndexFunc(container.Ports, func(p corev1.ContainerPort) bool { return p.Name == port.TargetPort.StrVal })
+	if port.Port != 80 || listens < 0 || c.Events.Address != fmt.Sprintf(":%d", container.Ports[listens].ContainerPort) {
+		t.Errorf("the Service leads from %d to %s of %v, want 80 to %s", port.Port, port.TargetPort.StrVal, container.Ports, c.Events.Address)
+	}
+	if selector := labels.SelectorFromSet(service.Spec.Selector); selector.Empty() || !selector.Matches(labels.Set(deployment.Spec.Template.Labels)) {
+		t.Errorf("the Service selects %s, the pods have %v", selector, deployment.Spec.Template.Labels)
+	}
+
+	// The key: Flux reads "token" of the Provider's Secret.
+	key := volume(t, deployment.Spec.Template.Spec, "events").Secret
+	mount := container.VolumeMounts[slices.IndexFunc(container.VolumeMounts, func(m corev1.VolumeMount) bool { return m.Name == "events" })]
+	if key.SecretName != provider.Spec.SecretRef.Name || key.Optional != nil || sender.HMACKeyFile != mount.MountPath+"/token" {
+		t.Errorf("%s is mounted at %s, and %s is read; the Provider has %s", key.SecretName, mount.MountPath, sender.HMACKeyFile, provider.Spec.SecretRef.Name)
+	}
+
+	// The kinds: all that read a Secret.
+	var got, kinds []string
+	for _, source := range alert.Spec.EventSources {
+		got = append(got, source.Kind+"/"+source.Name)
+	}
+	for _, k := range sourceKinds {
+		kinds = append(kinds, k.kind+"/*")
+	}
+	slices.Sort(got)
+	slices.Sort(kinds)
+	if diff := cmp.Diff(kinds, got); diff != "" || alert.Spec.EventSeverity != "error" || alert.Spec.ProviderRef.Name != senders[0].GetName() {
+		t.Errorf("the Alert: %+v; kinds (-want +got)\n%s", alert.Spec, diff)
+	}
+}
+
+// volume gives a pod's volume.
+func volume(t *testing.T, pod corev1.PodSpec, name string) corev1.Volume {
+	t.Helper()
+	i := slices.IndexFunc(pod.Volumes, func(v corev1.Volume) bool { return v.Name == name })
+	if i < 0 {
+		t.Fatalf("no volume %s in %v", name, pod.Volumes)
+	}
+	return pod.Volumes[i]
+}
+
+// overlay writes an overlay over a folder, whose targets are in namespace, and gives its own.
+func overlay(t *testing.T, over, namespace, prefix, suffix string) string {
 	t.Helper()
 	folder := t.TempDir()
 	relative := func(path string) string {
@@ -144,14 +270,14 @@ func overlay(t *testing.T, namespace, prefix, suffix string) string {
 		}
 		return out
 	}
-	base, err := os.ReadFile(filepath.Join(kustomizeBase, "config.yaml"))
+	below, err := os.ReadFile(filepath.Join(over, "config.yaml"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	for name, content := range map[string]string{
-		"config.yaml": strings.ReplaceAll(string(base), "flux-system/", namespace+"/"),
+		"config.yaml": strings.ReplaceAll(string(below), "flux-system/", namespace+"/"),
 		"kustomization.yaml": `
-resources: [` + relative(kustomizeBase) + `]
+resources: [` + relative(over) + `]
 namePrefix: "` + prefix + `"
 nameSuffix: "` + suffix + `"
 transformers: [` + relative(kustomizeAccount) + `]

@@ -21,7 +21,7 @@ type sourceKind struct {
 }
 
 var gitRepository = sourceKind{
-	"source.toolkit.fluxcd.io", "gitrepositories", "GitRepository", map[string]any{"url": "https://git.example/repo", "interval": "1m"},
+	"source.toolkit.fluxcd.io", "gitrepositories", "GitRepository", map[string]any{"url": "https://git.example/repo", "interval": "1m", "ignore": "*.md"},
 }
 
 var sourceKinds = []sourceKind{

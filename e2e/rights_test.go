@@ -502,7 +502,7 @@ func TestSourcesPolicy(t *testing.T) {
 		{"source", merge, another},
 		{"dressed", merge, another},
 		{"source", merge, `{"spec":{"secretRef":{"name":"kept"}}}`},
-		{"source", merge, `{"spec":{"interval":null}}`},
+		{"source", merge, `{"spec":{"ignore":null}}`},
 		{"source", merge, `{"spec":{"suspend":true},"metadata":{"annotations":{"reconcile.fluxcd.io/requestedAt":"now"}}}`},
 		{"source", apply, `{"apiVersion":"source.toolkit.fluxcd.io/v1","kind":"GitRepository","metadata":{"name":"source"},"spec":{"url":"https://evil.example/repo"}}`},
 		{"source", merge, `{"metadata":{"labels":{"team":"b"}}}`},
