@@ -289,10 +289,10 @@ func TestPrefix(t *testing.T) {
 	const limit = 2048
 	for _, a := range answers {
 		head := "unable to clone 'https://git.example.com/fleet': " + strings.ReplaceAll(a.text, "%s", "https://git.example.com/fleet") + " "
-		for _, filler := range []string{".", "é", "語", "🙂", "\xff"} {
+		for _, filler := range []string{"é", "🙂"} {
 			full := head + strings.Repeat(filler, (limit-len(head))/len(filler)+1)
 			want := flux.Classify(git(full))
-			for _, behind := range []string{": authentication required", ": TF400813", ": repository not found", ": dial tcp", "' "} {
+			for _, behind := range []string{": authentication required", ": TF400813", ": dial tcp", "' "} {
 				if got := flux.Classify(git(full + behind)); got != want {
 					t.Fatalf("%s, %q, then %q: %v, want %v", a.name, filler, behind, got, want)
 				}
