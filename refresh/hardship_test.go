@@ -98,6 +98,25 @@ func TestTokensOfMoreThanADay(t *testing.T) {
 	})
 }
 
+// TestRotationIsOneMintAndOneWrite: times that fall between whole seconds, as the annotations hold them, make no difference.
+func TestRotationIsOneMintAndOneWrite(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(many(10)...)
+		w.source.Latency = 333 * time.Millisecond
+		time.Sleep(456 * time.Millisecond)
+		defer w.lead(t)()
+		time.Sleep(24 * time.Hour)
+		mints, writes := len(w.source.Mints()), len(w.store.Writes())
+		if mints < 24 || writes != 10*mints {
+			t.Errorf("%d writes of 10 Secrets for %d mints in a day", writes, mints)
+		}
+		if told := w.recorder.Events(); len(told) != 0 {
+			t.Errorf("events %v of a day on which nothing happened", told)
+		}
+	})
+}
+
 func TestRefreshInOfNextToNothing(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -19,7 +19,7 @@ type Policy struct {
 	Within time.Duration
 }
 
-// RefreshAt is when a token is to be replaced. It follows from the token alone, so that every look and every
+// RefreshAt is when a token is to be replaced, in whole seconds, as the annotations hold it. It follows from the token alone, so that every look and every
 // leader comes to the same time, and so do all the Secrets that share the token.
 func (p Policy) RefreshAt(t Token) time.Time {
 	life := t.Expires.Sub(t.Minted)
@@ -33,7 +33,7 @@ func (p Policy) RefreshAt(t Token) time.Time {
 	// towards its earliest value (as in the kubelet's token manager).
 	wait -= time.Duration(float64(wait) * p.Jitter * unit(t.Hash))
 	wait = min(wait, life-min(p.MinValidity, life/4))
-	return t.Minted.Add(wait)
+	return t.Minted.Add(wait).Truncate(time.Second)
 }
 
 // shortestWait is the least that a token is used, where it lives twice as long.

@@ -21,19 +21,12 @@ type health struct {
 	metrics http.Handler
 }
 
-func (h *health) server() *http.Server {
+func (h *health) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /healthz", h)
 	mux.Handle("GET /readyz", h)
 	mux.Handle("GET /metrics", h.metrics)
-	return &http.Server{
-		Handler:           mux,
-		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       5 * time.Second,
-		WriteTimeout:      30 * time.Second,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    16 << 10,
-	}
+	return mux
 }
 
 // term watches over the work of a term, from now until over is called.

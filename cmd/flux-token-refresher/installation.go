@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 
+	"golang.org/x/sync/errgroup"
 	"k8s.io/apimachinery/pkg/types"
 	coordinationclient "k8s.io/client-go/kubernetes/typed/coordination/v1"
 	coreclient "k8s.io/client-go/kubernetes/typed/core/v1"
@@ -16,9 +17,11 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 
 	"flux-token-refresher/election"
+	"flux-token-refresher/flux"
 	"flux-token-refresher/internal/config"
 	"flux-token-refresher/refresh"
 	"flux-token-refresher/refresh/azure"
+	"flux-token-refresher/refresh/gitremote"
 	"flux-token-refresher/refresh/secret"
 	"flux-token-refresher/telemetry"
 )
@@ -31,6 +34,9 @@ type installation struct {
 	election  election.Config
 	store     *secret.Store
 	recorder  *secret.Recorder
+	requester *secret.Requester
+	flux      *flux.API
+	remote    *gitremote.Remote
 }
 
 func (f *flags) install(ctx context.Context, stderr io.Writer) (*installation, error) {
@@ -48,8 +54,13 @@ func (f *flags) install(ctx context.Context, stderr io.Writer) (*installation, e
 	}
 	core, err1 := coreclient.NewForConfig(kube)
 	coordination, err2 := coordinationclient.NewForConfig(kube)
-	if err := errors.Join(err1, err2); err != nil {
+	objects, err3 := flux.NewAPI(kube)
+	if err := errors.Join(err1, err2, err3); err != nil {
 		return nil, fmt.Errorf("kubeconfig: %w", err)
+	}
+	remote, err := gitremote.New(cfg.Verify)
+	if err != nil {
+		return nil, fmt.Errorf("refresh.verifyHosts: %w", err)
 	}
 	tel, err := telemetry.Start(ctx, telemetry.Config{
 		ServiceVersion: versionOf().Version, PodNamespace: os.Getenv("POD_NAMESPACE"), PodName: cfg.PodName,
@@ -77,8 +88,11 @@ func (f *flags) install(ctx context.Context, stderr io.Writer) (*installation, e
 			Logger:        tel.Logger(),
 			MeterProvider: tel.MeterProvider(),
 		},
-		store:    secret.New(core, tel.Logger()),
-		recorder: secret.NewRecorder(core, name, tel.Logger()),
+		store:     secret.New(core, tel.Logger()),
+		recorder:  secret.NewRecorder(core, name, tel.Logger()),
+		requester: secret.NewRequester(core),
+		flux:      objects,
+		remote:    remote,
 	}, nil
 }
 
@@ -97,21 +111,30 @@ func (f *flags) kube() (*rest.Config, error) {
 	return kube, nil
 }
 
-// refresher makes what one term of leadership works with. It starts with no token: one that was held before could
-// have been replaced by another leader meanwhile.
-func (i *installation) refresher(fresh func() bool) (*refresh.Refresher, error) {
+// lead does the work of one term of leadership. It starts with no token: one that was held before could have been replaced by
+// another leader meanwhile.
+func (i *installation) lead(ctx context.Context, fresh func() bool, work func(*refresh.Refresher, context.Context) error) error {
 	source, err := azure.New(azure.Config{
 		Identities:     i.identities(),
 		TracerProvider: i.telemetry.TracerProvider(),
 		MeterProvider:  i.telemetry.MeterProvider(),
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return &refresh.Refresher{
-		Targets: i.config.Targets, Policy: i.config.Refresh, Source: source, Store: i.store, Recorder: i.recorder, Fresh: fresh,
-		Logger: i.telemetry.Logger(), TracerProvider: i.telemetry.TracerProvider(), MeterProvider: i.telemetry.MeterProvider(),
-	}, nil
+	sources := i.sources(fresh)
+	watching, stop := context.WithCancel(ctx)
+	var group errgroup.Group
+	group.Go(func() error { return sources.Run(watching) })
+	group.Go(func() error {
+		defer stop()
+		return work(&refresh.Refresher{
+			Targets: i.config.Targets, Policy: i.config.Refresh,
+			Source: source, Store: i.store, Readers: sources, Recorder: i.recorder, Fresh: fresh,
+			Logger: i.telemetry.Logger(), TracerProvider: i.telemetry.TracerProvider(), MeterProvider: i.telemetry.MeterProvider(),
+		}, ctx)
+	})
+	return group.Wait()
 }
 
 func (i *installation) identities() []azure.Identity {

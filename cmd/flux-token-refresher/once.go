@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"flux-token-refresher/election"
+	"flux-token-refresher/refresh"
 )
 
 func onceCommand(f *flags) *cobra.Command {
@@ -48,11 +49,7 @@ func (i *installation) once(ctx context.Context) error {
 	owned.Go(func() { _ = i.recorder.Run(background) })
 
 	leader, err := election.Once(ctx, i.election, func(ctx context.Context, fresh func() bool) error {
-		r, err := i.refresher(fresh)
-		if err != nil {
-			return err
-		}
-		return r.Once(ctx)
+		return i.lead(ctx, fresh, (*refresh.Refresher).Once)
 	})
 	if leader != "" {
 		i.telemetry.Logger().Info("a leader is at work already", "leader", leader)

@@ -4,14 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
-	"net/http"
 	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 
 	"flux-token-refresher/election"
+	"flux-token-refresher/refresh"
 )
 
 func runCommand(f *flags) *cobra.Command {
@@ -48,29 +48,25 @@ func (i *installation) run(ctx context.Context) error {
 
 	log := i.telemetry.Logger()
 	h := &health{metrics: i.telemetry.MetricsHandler()}
-	listener, err := net.Listen("tcp", i.config.HealthAddress)
+	servers, err := i.servers(h)
 	if err != nil {
-		return fmt.Errorf("health.address: %w", err)
+		return err
 	}
-	server := h.server()
 	background, stopRecording := context.WithCancel(context.WithoutCancel(ctx))
 	var owned sync.WaitGroup
-	owned.Go(func() {
-		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-			cancel(fmt.Errorf("serve %s: %w", i.config.HealthAddress, err))
-		}
-	})
+	for _, s := range servers {
+		owned.Go(func() {
+			if err := s.serve(); err != nil {
+				cancel(err)
+			}
+		})
+	}
 	owned.Go(func() { _ = i.recorder.Run(background) })
-	log.Info("serving", "address", listener.Addr().String(), "version", versionOf().Version, "targets", len(i.config.Targets))
 
 	h.alive.Store(true)
 	err = election.Run(ctx, i.election, func(ctx context.Context, fresh func() bool) error {
 		defer h.term(ctx)()
-		r, err := i.refresher(fresh)
-		if err != nil {
-			return err
-		}
-		return r.Run(ctx)
+		return i.lead(ctx, fresh, (*refresh.Refresher).Run)
 	})
 	h.alive.Store(false)
 	if cause := context.Cause(ctx); err == nil && !errors.Is(cause, context.Canceled) {
@@ -79,9 +75,42 @@ func (i *installation) run(ctx context.Context) error {
 	log.Info("shutting down")
 
 	stopRecording()
-	within(ctx, serverShare, server.Shutdown)
+	within(ctx, serverShare, func(ctx context.Context) error {
+		var draining errgroup.Group
+		for _, s := range servers {
+			draining.Go(func() error { return s.Shutdown(ctx) })
+		}
+		return draining.Wait()
+	})
+	for _, s := range servers {
+		_ = s.Close() // who was not done in time
+	}
 	owned.Wait()
 	return err
+}
+
+// servers opens the health port and, where somebody may send events, the port for those.
+func (i *installation) servers(h *health) ([]*server, error) {
+	log := i.telemetry.Logger()
+	health, err := listen("health", i.config.HealthAddress, h.handler(), "", "", log)
+	if err != nil {
+		return nil, err
+	}
+	log.Info("serving", "address", health.listener.Addr().String(), "version", versionOf().Version, "targets", len(i.config.Targets))
+	c := i.config.Events
+	if len(c.Senders) == 0 {
+		return []*server{health}, nil
+	}
+	handler, err := i.receiver()
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("events: %w", err), health.listener.Close())
+	}
+	receiving, err := listen("events", c.Address, handler, c.TLSCertFile, c.TLSKeyFile, log)
+	if err != nil {
+		return nil, errors.Join(err, health.listener.Close())
+	}
+	log.Info("receiving events", "address", receiving.listener.Addr().String(), "senders", len(c.Senders))
+	return []*server{health, receiving}, nil
 }
 
 // within gives do its share of the shutdown, although ctx has ended.

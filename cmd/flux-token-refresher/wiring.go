@@ -1,0 +1,116 @@
+package main
+
+// How the packages that know nothing of one another speak to each other.
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/cloudevents/sdk-go/v2/event"
+
+	"flux-token-refresher/events"
+	"flux-token-refresher/flux"
+	"flux-token-refresher/refresh"
+	"flux-token-refresher/refresh/gitremote"
+	"flux-token-refresher/refresh/secret"
+)
+
+// sources makes what one term knows of Flux's objects. fresh holds back the safety net, as it holds back every other write.
+func (i *installation) sources(fresh func() bool) *flux.Sources {
+	return flux.NewSources(flux.SourcesConfig{
+		API:     i.flux,
+		Targets: i.config.Targets,
+		Ask: func(ctx context.Context, url string, token refresh.Token) refresh.Trial {
+			switch answer := i.remote.Ask(ctx, url, token); answer.Verdict {
+			case gitremote.Accepted:
+				return refresh.Trial{Accepted: 1}
+			case gitremote.Rejected:
+				return refresh.Trial{Rejected: 1, Why: answer.Why}
+			case gitremote.Silent:
+				return refresh.Trial{Silent: 1, Why: answer.Why}
+			default:
+				return refresh.Trial{}
+			}
+		},
+		Request: func(ctx context.Context, target refresh.Name, ask flux.Ask) error {
+			if !fresh() {
+				return &refresh.Error{Class: refresh.Unavailable, Text: "the lease is not known to be ours"}
+			}
+			_, _, err := i.requester.Request(ctx, i.target(target), secret.Ask{
+				Sender: secret.Actor, Source: ask.Source, ID: ask.ID, Verdict: string(ask.Verdict), Time: ask.Time, Received: time.Now(),
+			})
+			return err
+		},
+		Logger: i.telemetry.Logger(),
+	})
+}
+
+// target gives a target by its name; the router and the safety net know no others.
+func (i *installation) target(name refresh.Name) refresh.Target {
+	for _, t := range i.config.Targets {
+		if t.Name == name {
+			return t
+		}
+	}
+	return refresh.Target{Name: name}
+}
+
+// router is flux.Router as events wants it.
+type router struct{ *flux.Router }
+
+func (r router) Route(ctx context.Context, e event.Event, may func(namespace string) bool) (events.Route, error) {
+	route, err := r.Router.Route(ctx, e, may)
+	if err != nil {
+		return events.Route{}, err
+	}
+	out := events.Route{Verdict: events.Verdict(route.Verdict), Rule: route.Rule}
+	for _, target := range route.Targets {
+		out.Targets = append(out.Targets, target.String())
+	}
+	return out, nil
+}
+
+// requester is secret.Requester as events wants it.
+type requester struct{ *installation }
+
+func (r requester) Request(ctx context.Context, target string, ask events.Ask) (events.Outcome, error) {
+	name, err := refresh.ParseName(target)
+	if err != nil {
+		return "", err
+	}
+	written, _, err := r.requester.Request(ctx, r.target(name), secret.Ask{
+		Sender: ask.Sender, Source: ask.Source, ID: ask.ID, Verdict: string(ask.Verdict),
+		Time: ask.Time, Received: ask.Received, TraceParent: ask.TraceParent,
+	})
+	switch {
+	case err != nil:
+		return "", err
+	case written:
+		return events.Requested, nil
+	default:
+		return events.Coalesced, nil
+	}
+}
+
+// receiver makes the handler of events.
+func (i *installation) receiver() (http.Handler, error) {
+	c := i.config.Events
+	senders := make([]events.Sender, len(c.Senders))
+	for n, s := range c.Senders {
+		senders[n] = events.Sender{Name: s.Name, Namespaces: s.Namespaces}
+		if s.HMACKeyFile != "" {
+			senders[n].HMACKey = events.KeyFile(s.HMACKeyFile)
+		} else {
+			senders[n].BearerToken = events.KeyFile(s.BearerTokenFile)
+		}
+	}
+	names := make([]refresh.Name, len(i.config.Targets))
+	for n, t := range i.config.Targets {
+		names[n] = t.Name
+	}
+	return events.Handler(events.Config{
+		Senders: senders, Decoder: flux.Decode, MaxAge: c.MaxAge,
+		Logger: i.telemetry.Logger(), TracerProvider: i.telemetry.TracerProvider(), MeterProvider: i.telemetry.MeterProvider(),
+	}, router{flux.NewRouter(i.flux, names, i.telemetry.Logger())}, requester{i})
+}

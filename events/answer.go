@@ -1,0 +1,109 @@
+package events
+
+// What a sender is told.
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+)
+
+// answer is the body for an event that was taken.
+type answer struct {
+	ID      string   `json:"id"`
+	Verdict Verdict  `json:"verdict"`
+	Rule    string   `json:"rule"`
+	Targets []string `json:"targets"`
+	Outcome Outcome  `json:"outcome"`
+}
+
+// refused is why a request was not taken: the value of the label outcome.
+type refused string
+
+const (
+	notAllowed      refused = "method-not-allowed"
+	tooMany         refused = "too-many-requests"
+	tooLarge        refused = "too-large"
+	unauthenticated refused = "unauthenticated"
+	unsupported     refused = "unsupported-media-type"
+	invalid         refused = "invalid"
+	stale           refused = "stale"
+	unavailable     refused = "unavailable"
+)
+
+var statuses = map[refused]int{
+	notAllowed:      http.StatusMethodNotAllowed,
+	tooMany:         http.StatusTooManyRequests,
+	tooLarge:        http.StatusRequestEntityTooLarge,
+	unauthenticated: http.StatusUnauthorized,
+	unsupported:     http.StatusUnsupportedMediaType,
+	invalid:         http.StatusBadRequest,
+	stale:           http.StatusBadRequest,
+	unavailable:     http.StatusServiceUnavailable,
+}
+
+// headers that HTTP wants beside a status (RFC 9110, sections 10.2.1, 10.2.3 and 11.6.1). A sender of Flux tries again up to four
+// times, and waits as long as Retry-After says: 3 s spread them over the 12 s that a restart of an API server may take.
+var headers = map[refused][2]string{
+	notAllowed:      {"Allow", allowed},
+	tooMany:         {"Retry-After", "1"},
+	unauthenticated: {"WWW-Authenticate", "Bearer"},
+	unavailable:     {"Retry-After", "3"},
+}
+
+const allowed = "POST, OPTIONS"
+
+// refusal is an error that its sender may read: its text quotes nothing of the request.
+type refusal struct {
+	why  refused
+	text string
+	// cause is for the log only.
+	cause error
+}
+
+func refuse(why refused, text string) *refusal { return &refusal{why: why, text: text} }
+
+func (r *refusal) because(cause error) *refusal { return &refusal{r.why, r.text, cause} }
+
+func (r *refusal) Error() string { return r.text }
+
+// asRefusal gives the refusal in err; anything else is a failure of ours, which a sender may try again.
+func asRefusal(err error) *refusal {
+	if r, ok := errors.AsType[*refusal](err); ok {
+		return r
+	}
+	return refuse(unavailable, "this failed here; try again").because(err)
+}
+
+// ofBatch says which event of a batch it is about, counted from 1.
+func ofBatch(i int, err error) error {
+	r := asRefusal(err)
+	return &refusal{r.why, fmt.Sprintf("event %d: %s", i+1, r.text), r.cause}
+}
+
+func (r *refusal) write(w http.ResponseWriter) {
+	if h, ok := headers[r.why]; ok {
+		w.Header().Set(h[0], h[1])
+	}
+	write(w, statuses[r.why], map[string]string{"error": r.text})
+}
+
+func write(w http.ResponseWriter, status int, body any) {
+	w.Header().Set("Content-Type", mediaJSON)
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(body) // whoever does not read the answer gets none
+}
+
+// handshake is the validation of CloudEvents' Web Hooks for Event Delivery 1.0.2, section 4. It is not authenticated: it
+// says that events are expected here at all, and delivering them takes a key whatever it says. A callback is never made:
+// it would send requests wherever anybody likes.
+func handshake(w http.ResponseWriter, r *http.Request) {
+	const longest = 253 // of a DNS name
+	w.Header().Set("Allow", allowed)
+	if origin := only(r.Header, "WebHook-Request-Origin"); origin != "" && len(origin) <= longest {
+		w.Header().Set("WebHook-Allowed-Origin", origin)
+		w.Header().Set("WebHook-Allowed-Rate", "*")
+	}
+	w.WriteHeader(http.StatusOK)
+}

@@ -1,0 +1,283 @@
+package events
+
+// A request's body, and under a token its headers, as CloudEvents.
+//
+// The JSON format is read here and set attribute by attribute through sdk-go. Its own reader (2.16.2) panics on a
+// data_base64 that is not a string, takes no white space before one, stops silently at an empty key, and turns numbers into
+// dates and names into lower case as it pleases.
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"mime"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/cloudevents/sdk-go/v2/binding/spec"
+	"github.com/cloudevents/sdk-go/v2/event"
+)
+
+const (
+	mediaJSON       = "application/json"
+	mediaStructured = "application/cloudevents+json"
+	mediaBatch      = "application/cloudevents-batch+json"
+	// prefix is that of the headers that hold the attributes of a binary event, as net/http spells it.
+	prefix = "Ce-"
+	// fluxHeader names the controller in requests of Flux. A Provider can add ce-* headers to them, but only ones that are the same for every
+	// event, so beside this header they mean nothing.
+	fluxHeader = "Gotk-Component"
+)
+
+// decode gives the events of a request that was authenticated; batch says that there may be other than one.
+// Which event a body is, it says itself: an array is a batch, an object with a specversion a CloudEvent, and any other is Flux's. The
+// media type can only contradict, so that whoever repeats a signed body under other headers gets nothing else out of it.
+// Binary events are the exception: under a signature, requests with ce-* headers do not come this far.
+func decode(header http.Header, body []byte, flux Decoder) (events []event.Event, batch bool, err error) {
+	media, err := mediaType(header)
+	if err != nil {
+		return nil, false, err
+	}
+	formatted := media == mediaStructured || media == mediaBatch
+	if !formatted && hasAttributes(header) && header.Get(fluxHeader) == "" {
+		e, err := fromHeaders(header, body)
+		return []event.Event{e}, false, err
+	}
+	if !formatted && media != mediaJSON {
+		return nil, false, refuse(unsupported, "the media type must be "+mediaJSON+", "+mediaStructured+" or "+mediaBatch)
+	}
+	var members []json.RawMessage
+	if json.Unmarshal(body, &members) == nil && members != nil {
+		if media == mediaStructured {
+			return nil, false, refuse(invalid, "an array is a batch: its media type is "+mediaBatch)
+		}
+		events, err = fromArray(members)
+		return events, true, err
+	}
+	var fields map[string]json.RawMessage
+	if json.Unmarshal(body, &fields) != nil || fields == nil {
+		return nil, false, refuse(invalid, "the body is not a JSON object")
+	}
+	var e event.Event
+	switch _, isCloudEvent := fields["specversion"]; {
+	case media == mediaBatch:
+		return nil, false, refuse(invalid, "the body is not a JSON array")
+	case isCloudEvent || media == mediaStructured:
+		e, err = fromFields(fields)
+	default:
+		if e, err = flux(body); err != nil {
+			err = refuse(invalid, "the body is neither a CloudEvent nor an event of Flux")
+		}
+	}
+	return []event.Event{e}, false, err
+}
+
+// mediaType is "" where there is no body that needs one.
+func mediaType(header http.Header) (string, error) {
+	if encoding := header.Get("Content-Encoding"); encoding != "" && !strings.EqualFold(encoding, "identity") {
+		return "", refuse(unsupported, "a body must not be encoded")
+	}
+	value := header.Get("Content-Type")
+	if value == "" {
+		return "", nil
+	}
+	media, parameters, err := mime.ParseMediaType(value)
+	if err != nil {
+		return "", refuse(unsupported, "the media type cannot be read")
+	}
+	if charset, ok := parameters["charset"]; ok && !strings.EqualFold(charset, "utf-8") {
+		return "", refuse(unsupported, "the charset must be utf-8")
+	}
+	if strings.HasPrefix(media, "application/cloudevents") && media != mediaStructured && media != mediaBatch {
+		return "", refuse(unsupported, "of the formats of CloudEvents, only JSON is understood")
+	}
+	return media, nil
+}
+
+func hasAttributes(header http.Header) bool {
+	for name := range header {
+		if strings.HasPrefix(name, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+func fromArray(members []json.RawMessage) ([]event.Event, error) {
+	if len(members) > maxBatch {
+		return nil, refuse(tooLarge, fmt.Sprintf("%d events are too many for one request: %d may be sent at once", len(members), maxBatch))
+	}
+	events := make([]event.Event, len(members))
+	for i, member := range members {
+		var fields map[string]json.RawMessage
+		err := error(refuse(invalid, "it is not a JSON object"))
+		if json.Unmarshal(member, &fields) == nil && fields != nil {
+			events[i], err = fromFields(fields)
+		}
+		if err != nil {
+			return nil, ofBatch(i, err)
+		}
+	}
+	return events, nil
+}
+
+// fromFields follows the JSON Event Format for CloudEvents 1.0.2, sections 2 and 3.
+func fromFields(fields map[string]json.RawMessage) (event.Event, error) {
+	attributes := map[string]any{}
+	for name, raw := range fields {
+		if name == "data" || name == "data_base64" {
+			continue
+		}
+		var value any
+		if json.Unmarshal(raw, &value) != nil {
+			return event.Event{}, refuse(invalid, "an attribute is a number that is out of range")
+		}
+		if value != nil { // null is absent
+			attributes[name] = value
+		}
+	}
+	e, err := fromAttributes(attributes)
+	if err != nil {
+		return event.Event{}, err
+	}
+	if err := setData(&e, fields); err != nil {
+		return event.Event{}, refuse(invalid, err.Error())
+	}
+	return e, nil
+}
+
+func setData(e *event.Event, fields map[string]json.RawMessage) error {
+	data, plain := fields["data"]
+	encoded, binary := fields["data_base64"]
+	media, err := e.Context.GetDataMediaType()
+	switch {
+	case plain && binary:
+		return errors.New("data and data_base64 exclude each other")
+	case err != nil:
+		return errors.New("the attribute datacontenttype is no media type")
+	case binary:
+		if json.Unmarshal(encoded, &e.DataEncoded) != nil {
+			return errors.New("data_base64 is not a string in base64")
+		}
+		e.DataBase64 = true
+	case media == "" || media == mediaJSON || media == "text/json" || strings.HasSuffix(media, "+json"):
+		e.DataEncoded = data
+	case plain:
+		var text string
+		if json.Unmarshal(data, &text) != nil {
+			return errors.New("data is not a string, though its media type is not JSON")
+		}
+		e.DataEncoded = []byte(text)
+	}
+	return nil
+}
+
+// fromHeaders follows the HTTP Protocol Binding for CloudEvents 1.0.2, section 3.1.
+func fromHeaders(header http.Header, body []byte) (event.Event, error) {
+	attributes := map[string]any{}
+	for header, values := range header {
+		name, ok := strings.CutPrefix(header, prefix)
+		if !ok {
+			continue
+		}
+		// sdk-go would take the first of two, and nothing says that whoever stands in front of us did.
+		value, err := headerValue(values[0])
+		if name = strings.ToLower(name); len(values) != 1 || err != nil || name == "datacontenttype" {
+			return event.Event{}, refuse(invalid, "a ce-* header is there twice, or not encoded as the HTTP binding says, or is ce-datacontenttype")
+		}
+		attributes[name] = value
+	}
+	if contentType := header.Get("Content-Type"); contentType != "" {
+		attributes["datacontenttype"] = contentType
+	}
+	e, err := fromAttributes(attributes)
+	if len(body) > 0 {
+		e.DataEncoded = body
+	}
+	return e, err
+}
+
+// headerValue undoes the encoding of section 3.1.3.2: strings in double quotes first, then one round of percent-decoding.
+func headerValue(raw string) (string, error) {
+	var plain strings.Builder
+	quoted := false
+	for i := 0; i < len(raw); i++ {
+		switch c := raw[i]; {
+		case c == '"':
+			quoted = !quoted
+		case c == '\\' && quoted && i+1 < len(raw):
+			i++
+			plain.WriteByte(raw[i])
+		default:
+			plain.WriteByte(c)
+		}
+	}
+	value, err := url.PathUnescape(plain.String())
+	if err == nil && (quoted || !utf8.ValidString(value)) {
+		err = errors.New("not a header value of CloudEvents")
+	}
+	return value, err
+}
+
+// fromAttributes makes an event that is valid but for its data. What is wrong is named, never quoted: of extensions not even
+// the name, which the sender chose.
+func fromAttributes(attributes map[string]any) (event.Event, error) {
+	if attributes["specversion"] != event.CloudEventsVersionV1 {
+		return event.Event{}, refuse(invalid, "the attribute specversion must be "+event.CloudEventsVersionV1)
+	}
+	e := event.New(event.CloudEventsVersionV1)
+	wrong := map[string]bool{}
+	for name, value := range attributes {
+		known := spec.V1.Attribute(name) != nil
+		_, text := value.(string)
+		if !isName(name) || known && !text || spec.V1.SetAttribute(e.Context, name, value) != nil {
+			if known {
+				wrong[strings.ToLower(name)] = true
+			} else {
+				wrong["an extension"] = true
+			}
+		}
+	}
+	violations, _ := errors.AsType[event.ValidationError](e.Validate())
+	for name := range violations {
+		wrong[name] = true
+	}
+	if len(wrong) > 0 {
+		names := slices.Sorted(maps.Keys(wrong))
+		return event.Event{}, refuse(invalid, "missing, or not as CloudEvents 1.0 defines it: "+strings.Join(names, ", "))
+	}
+	return e, nil
+}
+
+// isName tells whether it is made of a to z and 0 to 9 (CloudEvents 1.0.2, attribute naming convention); sdk-go would make it so.
+func isName(name string) bool {
+	return name != "" && !strings.ContainsFunc(name, func(r rune) bool { return (r < 'a' || r > 'z') && (r < '0' || r > '9') })
+}
+
+// check refuses an event that is not of now, and one whose type is understood and whose content is not.
+func check(e event.Event, flux Decoder, now time.Time, maxAge time.Duration) error {
+	switch at := e.Time(); {
+	case at.IsZero():
+		return refuse(stale, "the attribute time is missing: nothing says how old the event is")
+	case at.Before(now.Add(-maxAge)):
+		return refuse(stale, fmt.Sprintf("the attribute time is more than %s ago", maxAge))
+	case at.After(now.Add(maxAhead)):
+		return refuse(stale, fmt.Sprintf("the attribute time is more than %s ahead", maxAhead))
+	}
+	switch e.Type() {
+	case TypeFlux:
+		if _, err := flux(e.Data()); err != nil {
+			return refuse(invalid, "the data is no event of Flux")
+		}
+	case TypeRefreshRequested:
+		if namespace, name, _ := strings.Cut(e.Subject(), "/"); namespace == "" || name == "" || strings.Contains(name, "/") {
+			return refuse(invalid, "the attribute subject must be namespace/name of a Secret")
+		}
+	}
+	return nil
+}

@@ -1,0 +1,158 @@
+// Package events takes in what others saw: CloudEvents 1.0 over HTTP, and the JSON that Flux posts, which becomes a
+// CloudEvent first. It finds out who sent a request, asks a Router which Secrets its events are about and a Requester to ask for
+// their refresh, and answers when that is durable. It knows neither Flux nor Kubernetes.
+package events
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/cloudevents/sdk-go/v2/event"
+	"go.opentelemetry.io/otel/metric"
+	metricnoop "go.opentelemetry.io/otel/metric/noop"
+	"go.opentelemetry.io/otel/trace"
+	tracenoop "go.opentelemetry.io/otel/trace/noop"
+)
+
+// Path is where events are posted; everything else is 404.
+const Path = "/events"
+
+// DefaultMaxAge stands for a zero Config.MaxAge.
+const DefaultMaxAge = 10 * time.Minute
+
+// What is taken of one request, and of all at once.
+const (
+	maxBody       = 256 << 10
+	maxBatch      = 100
+	maxConcurrent = 16 // so that bodies hold 4 MiB at most
+	// bodyTimeout is how long a body may take to arrive: nobody has been authenticated until it is there.
+	bodyTimeout = 5 * time.Second
+	// apiTimeout bounds all that the Router and the Requester do for one request. Flux's notification-controller gives
+	// an event 15 s with all its retries.
+	apiTimeout = 5 * time.Second
+	// maxAhead is how far the clock of a sender may be ahead of ours.
+	maxAhead = time.Minute
+)
+
+// The CloudEvent types that are understood.
+const (
+	// TypeFlux carries a Flux event as JSON.
+	TypeFlux = "io.fluxcd.event"
+	// TypeRefreshRequested asks for a refresh of the target Secret that its subject names, as namespace/name.
+	TypeRefreshRequested = "flux-token-refresher.refresh.requested"
+)
+
+// Verdict is what an event means for the token.
+type Verdict string
+
+// The verdicts.
+const (
+	AuthFailure         Verdict = "auth-failure"
+	PossibleAuthFailure Verdict = "possible-auth-failure"
+	Unrelated           Verdict = "unrelated"
+	RefreshRequested    Verdict = "refresh-requested"
+)
+
+// Outcome is what became of an event.
+type Outcome string
+
+// The outcomes, the strongest first: it is the one of an event with several targets.
+const (
+	Requested Outcome = "requested"
+	Coalesced Outcome = "coalesced"
+	Ignored   Outcome = "ignored"
+)
+
+// Decoder makes a CloudEvent of type TypeFlux, with an id derived from the body, from the JSON that Flux posts. Its errors say
+// that the body is none, and their text is shown to nobody, because it may quote the body.
+type Decoder func(body []byte) (event.Event, error)
+
+// Router finds out what an event of an understood type means, and whose Secret it concerns. Safe for concurrent use.
+type Router interface {
+	// Route looks at e for a sender that may speak of the objects of those namespaces for which may is true. An error means
+	// that it could not find out now: the sender is asked to come again.
+	Route(ctx context.Context, e event.Event, may func(namespace string) bool) (Route, error)
+}
+
+// Route is where an event leads.
+type Route struct {
+	Verdict Verdict
+	// Rule names what decided.
+	Rule string
+	// Targets are the Secrets to refresh as namespace/name, sorted; none where Verdict is Unrelated.
+	Targets []string
+}
+
+// Requester asks for the refresh of a target Secret. Safe for concurrent use.
+type Requester interface {
+	// Request is durable when it returns without an error. The same Ask again changes nothing: a sender repeats all of its
+	// request when a part of it failed. The span in ctx is the request's own.
+	Request(ctx context.Context, target string, ask Ask) (Outcome, error)
+}
+
+// Ask is who asks for a refresh, and why.
+type Ask struct {
+	// Sender is the name of the authenticated one; Source and ID are the event's own and identify it among the sender's.
+	Sender, Source, ID string
+	Verdict            Verdict
+	// Time is when it happened, by the event; Received is when it came.
+	Time, Received time.Time
+	// TraceParent is the W3C traceparent of the request's span; "" when nothing is traced.
+	TraceParent string
+}
+
+// Config says who may send what. Senders and Decoder are required.
+type Config struct {
+	Senders []Sender
+	Decoder Decoder
+	// MaxAge is how long ago an event may have happened; zero is DefaultMaxAge. An HMAC can be replayed for that long.
+	MaxAge time.Duration
+	// Logger hears what was asked for, and once a minute what was refused; nil is slog's default.
+	Logger *slog.Logger
+	// TracerProvider takes the spans "POST /events" and "refresh.request"; nil takes none.
+	TracerProvider trace.TracerProvider
+	// MeterProvider takes token_refresher.events; nil takes none.
+	MeterProvider metric.MeterProvider
+}
+
+// Handler serves Path. It fails when something that is required is missing, or a sender's key cannot be read or is too short.
+// The server around it bounds headers and idle connections.
+func Handler(c Config, router Router, requester Requester) (http.Handler, error) {
+	if c.Decoder == nil || router == nil || requester == nil {
+		return nil, errors.New("a decoder, a router and a requester are required")
+	}
+	if c.MaxAge < 0 {
+		return nil, fmt.Errorf("maxAge must be longer than 0, not %s", c.MaxAge)
+	}
+	if err := validate(c.Senders); err != nil {
+		return nil, err
+	}
+	if c.MaxAge == 0 {
+		c.MaxAge = DefaultMaxAge
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	if c.TracerProvider == nil {
+		c.TracerProvider = tracenoop.NewTracerProvider()
+	}
+	if c.MeterProvider == nil {
+		c.MeterProvider = metricnoop.NewMeterProvider()
+	}
+	instruments, err := newInstruments(c.TracerProvider, c.MeterProvider)
+	if err != nil {
+		return nil, err
+	}
+	return &receiver{
+		Config:      c,
+		router:      router,
+		requester:   requester,
+		instruments: instruments,
+		places:      make(chan struct{}, maxConcurrent),
+		complaints:  complaints{logger: c.Logger, said: map[refused]said{}},
+	}, nil
+}

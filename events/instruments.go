@@ -1,0 +1,190 @@
+package events
+
+// What is told of requests: spans, the counter, and complaints in the log.
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/cloudevents/sdk-go/v2/event"
+	"github.com/cloudevents/sdk-go/v2/extensions"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/propagation"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/trace"
+)
+
+const scope = "flux-token-refresher/events"
+
+type instruments struct {
+	tracer trace.Tracer
+	events metric.Int64Counter
+}
+
+func newInstruments(tp trace.TracerProvider, mp metric.MeterProvider) (*instruments, error) {
+	events, err := mp.Meter(scope).Int64Counter("token_refresher.events",
+		metric.WithDescription("Events that were taken, by what became of them; and requests that were refused, with verdict none and the reason as outcome."))
+	if err != nil {
+		return nil, err
+	}
+	return &instruments{tracer: tp.Tracer(scope), events: events}, nil
+}
+
+func (i *instruments) took(ctx context.Context, eventType string, a answer) {
+	if !understood(eventType) {
+		eventType = "other"
+	}
+	i.count(ctx, eventType, string(a.Verdict), string(a.Outcome))
+}
+
+// refused counts a request, whatever is in it: nobody may make up types.
+func (i *instruments) refused(ctx context.Context, why refused) {
+	i.count(ctx, "other", "none", string(why))
+}
+
+func (i *instruments) count(ctx context.Context, eventType, verdict, outcome string) {
+	i.events.Add(ctx, 1, metric.WithAttributes(
+		attribute.String("type", eventType), attribute.String("verdict", verdict), attribute.String("outcome", outcome)))
+}
+
+// span is that of a request, or of one target's.
+type span struct{ trace.Span }
+
+// start opens the span of a request, as of when it came. Its parent is the traceparent header where the sender vouches for
+// the headers; anybody can add one to a signed body.
+func (i *instruments) start(request *http.Request, sender Sender, wholeRequest bool, received time.Time) (context.Context, span) {
+	ctx := request.Context()
+	if wholeRequest {
+		ctx = propagation.TraceContext{}.Extract(ctx, propagation.HeaderCarrier(request.Header))
+	}
+	ctx, s := i.tracer.Start(ctx, "POST "+Path, trace.WithSpanKind(trace.SpanKindServer), trace.WithTimestamp(received),
+		trace.WithAttributes(semconv.HTTPRequestMethodPost, semconv.HTTPRoute(Path), senderKey.String(sender.Name)))
+	return ctx, span{s}
+}
+
+const (
+	senderKey  = attribute.Key("event.sender")
+	verdictKey = attribute.Key("event.verdict")
+	ruleKey    = attribute.Key("event.rule")
+	outcomeKey = attribute.Key("event.outcome")
+	targetKey  = attribute.Key("refresh.target")
+)
+
+// about names the event, or says how many there are, and links to the traces that they come from: the distributed tracing extension is
+// part of the event, which its sender vouches for.
+func (s span) about(events []event.Event, batch bool) {
+	if batch {
+		s.SetAttributes(semconv.MessagingBatchMessageCount(len(events)))
+	} else {
+		s.SetAttributes(identify(events[0])...)
+	}
+	for _, e := range events {
+		origin, _ := extensions.GetDistributedTracingExtension(e)
+		ctx := propagation.TraceContext{}.Extract(context.Background(),
+			propagation.MapCarrier{extensions.TraceParentExtension: origin.TraceParent, extensions.TraceStateExtension: origin.TraceState})
+		if sc := trace.SpanContextFromContext(ctx); sc.IsValid() {
+			s.AddLink(trace.Link{SpanContext: sc})
+		}
+	}
+}
+
+// end ends the span of a request. What its sender got wrong is no error of ours.
+func (s span) end(err error) {
+	status := http.StatusAccepted
+	if err != nil {
+		r := asRefusal(err)
+		if status = statuses[r.why]; status >= http.StatusInternalServerError {
+			s.SetStatus(codes.Error, r.text)
+		}
+	}
+	s.SetAttributes(semconv.HTTPResponseStatusCode(status))
+	s.End()
+}
+
+func (i *instruments) startRequest(ctx context.Context, sender Sender, e event.Event, a answer, target string) (context.Context, span) {
+	ctx, s := i.tracer.Start(ctx, "refresh.request", trace.WithSpanKind(trace.SpanKindProducer), trace.WithAttributes(identify(e)...),
+		trace.WithAttributes(senderKey.String(sender.Name), targetKey.String(target), verdictKey.String(string(a.Verdict)), ruleKey.String(a.Rule)))
+	return ctx, span{s}
+}
+
+// outcome ends the span of one target's request.
+func (s span) outcome(o Outcome, err error) {
+	if err != nil {
+		s.SetStatus(codes.Error, asRefusal(err).text)
+	} else {
+		s.SetAttributes(outcomeKey.String(string(o)))
+	}
+	s.End()
+}
+
+func (a answer) attributes() []attribute.KeyValue {
+	return []attribute.KeyValue{verdictKey.String(string(a.Verdict)), ruleKey.String(a.Rule), outcomeKey.String(string(a.Outcome))}
+}
+
+func identify(e event.Event) []attribute.KeyValue {
+	attributes := []attribute.KeyValue{
+		semconv.CloudEventsEventID(short(e.ID())), semconv.CloudEventsEventSource(short(e.Source())),
+		semconv.CloudEventsEventType(short(e.Type())), semconv.CloudEventsEventSpecVersion(e.SpecVersion()),
+	}
+	if subject := e.Subject(); subject != "" {
+		attributes = append(attributes, semconv.CloudEventsEventSubject(short(subject)))
+	}
+	return attributes
+}
+
+// short cuts what a sender chose to a length for spans and logs.
+func short(s string) string {
+	const longest = 256 // bytes
+	if len(s) <= longest {
+		return s
+	}
+	return strings.ToValidUTF8(s[:longest], "") + "…"
+}
+
+func traceParent(ctx context.Context) string {
+	carrier := propagation.MapCarrier{}
+	propagation.TraceContext{}.Inject(ctx, carrier)
+	return carrier.Get("traceparent")
+}
+
+// complaints are warnings about refused requests: of each reason one a minute, because anybody who reaches the port can cause them.
+type complaints struct {
+	logger *slog.Logger
+
+	mu   sync.Mutex
+	said map[refused]said
+}
+
+type said struct {
+	at time.Time
+	// unsaid is how many there were since.
+	unsaid int
+}
+
+// about complains about a refusal, with nothing of the request but the address that it came from.
+func (c *complaints) about(ctx context.Context, address string, r *refusal) {
+	const every = time.Minute
+	c.mu.Lock()
+	last, known := c.said[r.why]
+	due := !known || time.Since(last.at) >= every
+	if due {
+		c.said[r.why] = said{at: time.Now()}
+	} else {
+		c.said[r.why] = said{at: last.at, unsaid: last.unsaid + 1}
+	}
+	c.mu.Unlock()
+	if !due {
+		return
+	}
+	attributes := []any{"outcome", string(r.why), "why", r.text, "address", address, "unsaid", last.unsaid}
+	if r.cause != nil {
+		attributes = append(attributes, "error", r.cause)
+	}
+	c.logger.WarnContext(ctx, "a request with events was refused", attributes...)
+}
