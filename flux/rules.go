@@ -24,7 +24,7 @@ var rules = []rule{
 	{"severity", Unrelated, func(f findings) bool { return f.severity == "info" || f.severity == "trace" }},
 
 	// A Kustomization or a HelmRelease reads what a source has fetched; what it cannot fetch is an artifact.
-	{"kind", Unrelated, func(f findings) bool { return f.kind != "" && !slices.Contains(credentialed, f.kind) }},
+	{"kind", Unrelated, func(f findings) bool { return f.kind != "" && !slices.ContainsFunc(kinds, named(f.kind)) }},
 
 	// Stalled until somebody changes the object (source-controller api/v1, fluxcd/pkg apis/meta).
 	{"reason", Unrelated, func(f findings) bool { return slices.Contains(stalled, f.reason) }},
@@ -69,11 +69,9 @@ var rules = []rule{
 	// A redirect to a page for people: Azure DevOps' answer to most bad tokens (go-git #2200).
 	{"sign-in-redirect", AuthFailure, findings.signIn},
 
-	// 401 with go-git of any version, and with OCI registries; the rest is libgit2's.
-	{"authentication-required", AuthFailure, func(f findings) bool {
-		return f.answer == "authentication required" ||
-			contains(f.head, "authentication required but no callback set", "too many redirects or authentication replays")
-	}},
+	// 401 with go-git of any version, with OCI registries, and with libgit2 ("remote authentication required but no callback
+	// set", and "replays" when it has tried).
+	{"authentication-required", AuthFailure, heads("authentication required", "too many redirects or authentication replays")},
 
 	// Too many requests, with whatever status; a registry then speaks of "authenticating" and "unauthenticated". TF400733 is Azure
 	// DevOps' delay of a heavy user.
@@ -109,7 +107,8 @@ var rules = []rule{
 	// always.
 	{"forbidden", PossibleAuthFailure, func(f findings) bool {
 		return f.answer == "authorization failed" || f.status == "403" || denied.MatchString(f.head) ||
-			contains(f.head, "not have permission", "you need the git ", "not authorized to ", "insufficient_scope", "tf401027", "tf401444", "vs403463")
+			contains(f.head, "not have permission", "you need the git ", "code to this project", "code from this project", "required privilege scopes",
+				"not authorized to ", "insufficient_scope", "tf401027", "tf401444", "vs403463")
 	}},
 
 	// 404 hides what the token may not see: TF401019, GitHub's and GitLab's private repositories. Registries and Helm
@@ -131,9 +130,6 @@ var rules = []rule{
 	}},
 }
 
-// credentialed are the kinds whose failures can be about a credential in a Secret.
-var credentialed = []string{"GitRepository", "OCIRepository", "HelmRepository", "HelmChart", "Bucket", "ImageRepository", "ImageUpdateAutomation"}
-
 var stalled = []string{
 	"FeatureGateDisabled", "InvalidProviderConfiguration", "InvalidSTSConfiguration", "URLInvalid", "InvalidURL", "InvalidPath",
 	"InsecureConnectionsDisallowed", "UnsupportedConnectionType",
@@ -144,10 +140,13 @@ var html = []string{"<!doctype html", "<html"}
 // Words that are common in sentences count only where a sentence begins.
 var (
 	otherSecret  = regexp.MustCompile(`(?:failed to get|could not find) (?:[\w-]+ ){0,3}secret\b|public keys secret error|is forbidden: user\b`)
-	expired      = regexp.MustCompile(`\btoken (?:has |is |was )?(?:been )?(?:expired|revoked)\b|\bexpired ?token\b`)
+	expired      = regexp.MustCompile(`\b(?:token|credentials?) (?:has |have |is |are |was )?(?:been )?(?:expired|revoked)\b|\bexpired ?(?:access )?token\b`)
 	unauthorized = regexp.MustCompile(`(?:^|[:;,.]\s*)(?:fatal: )?(?:unauthorized|unauthenticated|not authorized|authentication failed|authentication is required)(?:$|[:;,.\s])`)
 	denied       = regexp.MustCompile(`(?:^|[:;,]\s*)(?:access )?(?:forbidden|denied)(?:$|[:;,.\s])|\bpermission to \S+ denied\b`)
 )
+
+// named matches the rows of a kind. The group does not matter here: it decides whose Secret is meant, which the Router asks.
+func named(name string) func(*kind) bool { return func(k *kind) bool { return k.name == name } }
 
 // git tells that the object pulls with Git, as far as the event says.
 func git(f findings) bool {
