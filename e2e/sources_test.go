@@ -220,22 +220,36 @@ type delivery struct {
 	at     time.Time
 }
 
+// webhookKey signs what notification-controller sends.
+const webhookKey = "0123456789abcdef0123456789abcdef"
+
 func (s *sources) webhook(t *testing.T) *webhook {
 	t.Helper()
-	const key = "0123456789abcdef0123456789abcdef"
 	w := &webhook{deliveries: make(chan delivery, 100)}
 	server := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
 		if err != nil {
 			t.Error(err)
 		}
-		mac := hmac.New(sha256.New, []byte(key))
-		_, _ = mac.Write(body)
-		signed := r.Header.Get("X-Signature") == "sha256="+hex.EncodeToString(mac.Sum(nil))
+		signed := r.Header.Get("X-Signature") == signature(body)
 		w.deliveries <- delivery{r.Header, body, signed, time.Now()}
 		rw.WriteHeader(http.StatusAccepted)
 	}))
 	t.Cleanup(server.Close)
+	s.notify(t, server.URL)
+	return w
+}
+
+// signature is the X-Signature of a body.
+func signature(body []byte) string {
+	mac := hmac.New(sha256.New, []byte(webhookKey))
+	_, _ = mac.Write(body)
+	return "sha256=" + hex.EncodeToString(mac.Sum(nil))
+}
+
+// notify sends the failures of all GitRepositories to a URL.
+func (s *sources) notify(t *testing.T, url string) {
+	t.Helper()
 	objects, err := manifests.Parse(fmt.Appendf(nil, `
 apiVersion: v1
 kind: Secret
@@ -254,14 +268,13 @@ spec:
   providerRef: {name: webhook}
   eventSeverity: error
   eventSources: [{kind: GitRepository, name: "*"}]
-`, s.namespace, key, server.URL))
+`, s.namespace, webhookKey, url))
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := manifests.Apply(t.Context(), s.cluster.Config(), s.namespace, objects); err != nil {
 		t.Fatal(err)
 	}
-	return w
 }
 
 // next gives the next delivery.

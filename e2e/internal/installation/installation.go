@@ -55,6 +55,8 @@ type Spec struct {
 	Targets []string
 	// Config is added to the configuration file: sections that the base leaves out.
 	Config string
+	// Peers starts what takes this Entra's tokens, and gives what it adds to the configuration file.
+	Peers func(*azuretest.Entra) (config string)
 	// Edit changes the configuration file after all that; the rights are then what "config rbac" makes of it.
 	Edit func(config string) string
 	// Entra is how the emulator behaves, beside the application that it gets.
@@ -86,11 +88,12 @@ func Start(ctx context.Context, spec Spec) (*Installation, error) {
 	if _, err := i.Client.CoreV1().Namespaces().Apply(ctx, namespace, metav1.ApplyOptions{FieldManager: "e2e"}); err != nil {
 		return nil, fmt.Errorf("namespace %s: %w", spec.Namespace, err)
 	}
-	if err := i.install(ctx); err != nil {
-		return nil, fmt.Errorf("install into %s: %w", spec.Namespace, err)
-	}
 	if err := i.federate(ctx); err != nil {
 		return nil, fmt.Errorf("start Entra: %w", err)
+	}
+	if err := i.install(ctx); err != nil {
+		i.Close()
+		return nil, fmt.Errorf("install into %s: %w", spec.Namespace, err)
 	}
 	return i, nil
 }
@@ -122,6 +125,9 @@ func (i *Installation) install(ctx context.Context) error {
 		i.config = before + "targets:\n" + targets.String()
 	}
 	i.config += i.Config + "\nhealth: {address: \"127.0.0.1:0\"}\n"
+	if i.Peers != nil {
+		i.config += i.Peers(i.Entra)
+	}
 	if i.Edit != nil {
 		i.config = i.Edit(i.config)
 	}
