@@ -34,6 +34,7 @@ import (
 	"flux-token-refresher/e2e/internal/replica"
 	"flux-token-refresher/refresh"
 	"flux-token-refresher/refresh/azure/azuretest"
+	"flux-token-refresher/refresh/gitremote"
 	"flux-token-refresher/refresh/secret"
 )
 
@@ -305,23 +306,44 @@ func TestTokenRejected(t *testing.T) {
 	}
 }
 
-// TestNoEvent: where nobody sends events, the leader sees by itself that a source fails.
+// TestNoEvent: where no event comes, the leader sees by itself that a source fails.
 func TestNoEvent(t *testing.T) {
 	t.Parallel()
-	l := newLoop(t, controlPlane, fluxOf(t), newNamespace(t))
+	t.Run("nobody sends any", func(t *testing.T) {
+		t.Parallel()
+		newLoop(t, controlPlane, fluxOf(t), newNamespace(t)).expectRepairUntold(t, func() {})
+	})
+	t.Run("notification-controller is down", func(t *testing.T) {
+		t.Parallel()
+		c, f := newFlux(t)
+		l := newLoop(t, c, f, metav1.NamespaceDefault)
+		l.expectRepairUntold(t, func() {
+			l.sources.notify(t, l.events)
+			if err := f.Notification.Stop(patient(t)); err != nil {
+				t.Fatal(err)
+			}
+		})
+	})
+}
+
+// expectRepairUntold: after silence no event comes, and a token that Azure DevOps refuses is replaced all the same.
+func (l *loop) expectRepairUntold(t *testing.T, silence func()) {
+	t.Helper()
 	l.start(t, "")
 	awaitSecret(t, l.Installation, credential, sound(l.Installation))
 	l.read(t, "source")
+	silence()
 	minted, token, from := l.minted(), l.revoke(t), len(l.sources.devops.Requests(0))
 	asked := l.sources.ask(t, "source")
 	refused, err := l.sources.devops.Wait(patient(t), from, 1, func(r devops.Request) bool { return r.Refused != nil })
 	if err != nil {
 		t.Fatal(err)
 	}
+	since := func() time.Duration { return time.Since(refused[0].Answered).Round(time.Millisecond) }
 	got := awaitSecret(t, l.Installation, credential, l.renewed(token))
-	t.Logf("the Secret has another token %s after the refusal", time.Since(refused[0].Answered).Round(time.Millisecond))
+	t.Logf("the Secret has another token %s after the refusal", since())
 	l.sources.await(t, "source", func(o *unstructured.Unstructured) bool { return isReady(o) && flux.Handled(o) != asked })
-	t.Logf("and the source is Ready %s after it", time.Since(refused[0].Answered).Round(time.Millisecond))
+	t.Logf("and the source is Ready %s after it", since())
 	if outcome := got.Annotations[secret.HandledOutcome]; outcome != string(refresh.Refreshed) || l.minted() != minted+1 {
 		t.Errorf("the request ended with %s, and %d tokens were minted, want 1", outcome, l.minted()-minted)
 	}
@@ -444,6 +466,32 @@ func TestForbiddenReader(t *testing.T) {
 	if string(after.Data["bearerToken"]) != string(before.Data["bearerToken"]) || l.minted() != minted {
 		t.Errorf("%d tokens were minted", l.minted()-minted)
 	}
+}
+
+// TestHangingReader: a source whose server never answers does not keep the others waiting.
+func TestHangingReader(t *testing.T) {
+	t.Parallel()
+	l := newLoop(t, controlPlane, fluxOf(t), newNamespace(t))
+	l.start(t, "")
+	l.sources.notify(t, l.events)
+	awaitSecret(t, l.Installation, credential, sound(l.Installation))
+	hanging := l.read(t, "hanging")
+	l.read(t, "source")
+	hanging.Forbid(devops.Hang())
+	token := l.revoke(t)
+	l.sources.ask(t, "source")
+	awaitSecret(t, l.Installation, credential, l.renewed(token))
+	refreshed, err := l.spans.Wait(patient(t), func(s otlp.Span) bool {
+		return s.Name == "refresh" && s.Attributes["refresh.reason"] == string(refresh.RefreshRequested)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// It tells of the wake as well, which comes last.
+	if took := refreshed.End.Sub(refreshed.Start); took >= gitremote.DefaultTimeout {
+		t.Errorf("the refresh took %s: it waited for the server that hangs", took)
+	}
+	l.sources.await(t, "source", isReady)
 }
 
 // TestAdoption: a personal access token gives way only to a token that Azure DevOps takes.

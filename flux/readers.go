@@ -22,7 +22,7 @@ const parallel = 8
 
 // Try implements refresh.Readers. It waits until all GitRepositories of the namespace are known: a reader that is overlooked would
 // let a token pass that it cannot use. Suspended ones are asked as well, because they will read the Secret again.
-func (s *Sources) Try(ctx context.Context, target refresh.Target, token refresh.Token) (refresh.Trial, error) {
+func (s *Sources) Try(ctx context.Context, target refresh.Target, token refresh.Token, enough bool) (refresh.Trial, error) {
 	if !target.Verify {
 		return refresh.Trial{}, nil
 	}
@@ -46,18 +46,26 @@ func (s *Sources) Try(ctx context.Context, target refresh.Target, token refresh.
 	var mu sync.Mutex
 	var trial refresh.Trial
 	refusals := map[string][]string{} // Why → names
+	asking, stop := context.WithCancel(ctx)
+	defer stop()
 	var group errgroup.Group
 	group.SetLimit(parallel)
 	for url, names := range repositories {
 		group.Go(func() error {
-			answer := s.Ask(ctx, url, token)
+			answer := s.Ask(asking, url, token)
 			mu.Lock()
 			defer mu.Unlock()
+			if asking.Err() != nil {
+				return nil
+			}
 			trial.Accepted += answer.Accepted
 			trial.Rejected += answer.Rejected
 			trial.Silent += answer.Silent
 			if answer.Rejected > 0 {
 				refusals[answer.Why] = append(refusals[answer.Why], names...)
+			}
+			if enough && answer.Accepted > 0 {
+				stop()
 			}
 			return nil
 		})

@@ -43,7 +43,7 @@ func lead(t *testing.T, s *server) *term {
 	w.Sources = flux.NewSources(flux.SourcesConfig{
 		API:     s.api(t),
 		Targets: []refresh.Target{target, {Name: targets[1], Verify: true}},
-		Ask: func(_ context.Context, url string, token refresh.Token) refresh.Trial {
+		Ask: func(ctx context.Context, url string, token refresh.Token) refresh.Trial {
 			if token.Reveal() != "the-token" {
 				t.Errorf("asked about another token at %s", url)
 			}
@@ -54,6 +54,9 @@ func lead(t *testing.T, s *server) *term {
 				return refresh.Trial{Rejected: 1, Why: "the server rejects"}
 			case strings.HasPrefix(name, "forbids"):
 				return refresh.Trial{Rejected: 1, Why: "the server forbids"}
+			case strings.HasPrefix(name, "hangs"):
+				<-ctx.Done()
+				return refresh.Trial{Silent: 1, Why: "the server is silent"}
 			case strings.HasPrefix(name, "silent"):
 				return refresh.Trial{Silent: 1, Why: "the server is silent"}
 			}
@@ -263,7 +266,7 @@ func TestTry(t *testing.T) {
 					s.put("OCIRepository", "apps", reader, reads("target"))
 				}
 				w := lead(t, s)
-				got, err := w.Try(t.Context(), test.target, token())
+				got, err := w.Try(t.Context(), test.target, token(), false)
 				if diff := cmp.Diff(test.want, got); err != nil || diff != "" {
 					t.Errorf("%v %s", err, diff)
 				}
@@ -271,6 +274,23 @@ func TestTry(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Where one server that takes the token is enough, one that hangs holds nobody up.
+func TestTryUntilOneAccepts(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := installed()
+		for _, name := range []string{"accepts", "hangs-a", "hangs-b"} {
+			s.put("GitRepository", "apps", name, reads("target"))
+		}
+		w := lead(t, s)
+		got, err := w.Try(t.Context(), target, token(), true)
+		if want := (refresh.Trial{Accepted: 1}); err != nil || got != want {
+			t.Errorf("%+v, %v, want %+v", got, err, want)
+		}
+		w.end()
+	})
 }
 
 func TestTryAsksOnceForAURL(t *testing.T) {
@@ -283,7 +303,7 @@ func TestTryAsksOnceForAURL(t *testing.T) {
 			})
 		}
 		w := lead(t, s)
-		got, err := w.Try(t.Context(), target, token())
+		got, err := w.Try(t.Context(), target, token(), false)
 		want := refresh.Trial{Rejected: 1, Why: "GitRepository apps/a, GitRepository apps/b: the server rejects"}
 		if diff := cmp.Diff(want, got); err != nil || diff != "" {
 			t.Errorf("%v %s", err, diff)
@@ -319,7 +339,7 @@ func TestTryWaitsForTheReaders(t *testing.T) {
 				})
 				w := lead(t, s)
 				began := time.Now()
-				_, err := w.Try(t.Context(), target, token())
+				_, err := w.Try(t.Context(), target, token(), false)
 				var failure *refresh.Error
 				if !errors.As(err, &failure) || failure.Class != test.class {
 					t.Errorf("%v, want a *refresh.Error of class %s", err, test.class)
@@ -329,7 +349,7 @@ func TestTryWaitsForTheReaders(t *testing.T) {
 				}
 				s.refuse(nil)
 				pass(time.Minute)
-				if got, err := w.Try(t.Context(), target, token()); name != "hanging" && (err != nil || got.Accepted != 1) {
+				if got, err := w.Try(t.Context(), target, token(), false); name != "hanging" && (err != nil || got.Accepted != 1) {
 					t.Errorf("%+v, %v after the API server was back", got, err)
 				}
 				w.end()
@@ -348,7 +368,7 @@ func TestKindsComeAndGo(t *testing.T) {
 		w := lead(t, s)
 		try := func(want refresh.Trial) {
 			t.Helper()
-			if got, err := w.Try(t.Context(), target, token()); err != nil || got != want {
+			if got, err := w.Try(t.Context(), target, token(), false); err != nil || got != want {
 				t.Errorf("%+v, %v; want %+v", got, err, want)
 			}
 		}

@@ -37,8 +37,9 @@ type Store interface {
 // Readers are the objects that read a target's Secret: what Flux pulls with. flux implements it. Safe for concurrent
 // use. Errors are *Error, or the context's.
 type Readers interface {
-	// Try shows the token to the Git servers of all readers of the target that may be asked, and to nobody else.
-	Try(ctx context.Context, target Target, token Token) (Trial, error)
+	// Try shows the token to the Git servers of all readers of the target that may be asked, and to nobody else. When
+	// one that takes it is enough, it does not wait for the others after that, whose answers are then left out.
+	Try(ctx context.Context, target Target, token Token, enough bool) (Trial, error)
 	// Wake tells the readers that fail to try again at once, and gives their number. One that is suspended is left alone.
 	Wake(ctx context.Context, target Target) (int, error)
 }

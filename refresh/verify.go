@@ -24,14 +24,14 @@ func (t *term) stillTaken(ctx context.Context, e *entry, o Observed) bool {
 			return false
 		}
 	}
-	trial, err := t.try(ctx, e, token)
+	trial, err := t.try(ctx, e, token, true)
 	return err == nil && trial.Accepted > 0
 }
 
 // mayReplace tells whether a credential that is not ours may go: every Git server that can be asked took the new token. Its
 // refusal paces the next try.
 func (t *term) mayReplace(ctx context.Context, e *entry, token Token) error {
-	trial, err := t.try(ctx, e, token)
+	trial, err := t.try(ctx, e, token, false)
 	var refusal *Error
 	switch {
 	case ctx.Err() != nil:
@@ -57,7 +57,7 @@ func (t *term) follow(ctx context.Context, e *entry, d Decision, outcome Outcome
 		return outcome, token, nil
 	}
 	if outcome == Refreshed && d.Reason != Adopted {
-		trial, err := t.try(ctx, e, token)
+		trial, err := t.try(ctx, e, token, true)
 		rejected := err == nil && trial.Rejected > 0 && trial.Accepted == 0 && trial.Silent == 0
 		if err == nil && trial != (Trial{}) {
 			e.tried(rejected, time.Now(), t.Policy.Cooldown)
@@ -87,13 +87,13 @@ func (t *term) rejected(ctx context.Context, e *entry, token Token, trial Trial)
 	return TokenRejected, token, nil
 }
 
-// try shows a token to the Git servers of the target's readers.
-func (t *term) try(ctx context.Context, e *entry, token Token) (trial Trial, err error) {
+// try shows a token to the Git servers of the target's readers. Where one that takes it is enough, a server that hangs holds nobody up.
+func (t *term) try(ctx context.Context, e *entry, token Token, enough bool) (trial Trial, err error) {
 	if !e.target.Verify {
 		return Trial{}, nil
 	}
 	err = t.instruments.span(ctx, "token.verify", func(ctx context.Context) error {
-		trial, err = t.Readers.Try(ctx, e.target, token)
+		trial, err = t.Readers.Try(ctx, e.target, token, enough)
 		setAttributes(ctx,
 			attribute.Int("token.accepted", trial.Accepted), attribute.Int("token.rejected", trial.Rejected), attribute.Int("token.silent", trial.Silent))
 		return err

@@ -24,7 +24,7 @@ func (r *Readers) Answer(answer func(refresh.Token) refresh.Trial) {
 }
 
 // Try implements refresh.Readers.
-func (r *Readers) Try(_ context.Context, _ refresh.Target, token refresh.Token) (refresh.Trial, error) {
+func (r *Readers) Try(_ context.Context, _ refresh.Target, token refresh.Token, _ bool) (refresh.Trial, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.trials = append(r.trials, token)
