@@ -41,6 +41,7 @@ type asked struct {
 	id        string // the failure that was dealt with
 	times     int
 	notBefore time.Time
+	woken     time.Time // once for each Wake, also when somebody takes the annotation back
 	warned    bool
 	failed    bool // the last request was not taken, and that was said
 }
@@ -93,14 +94,17 @@ func (n *safetyNet) look(ctx context.Context, k key) {
 			log.WarnContext(ctx, "the object's URL names a user, which Flux does not take beside a bearer token; remove the user (org@) from spec.url: no refresh helps")
 		}
 		a.warned = true
-	case o.failure.Verdict == Unrelated || o.failure.id == a.id:
+	case o.failure.Verdict == Unrelated:
 	case overtaken:
 		// It failed with the token before. source-controller sends the event before it writes the status, so that it can be seen
 		// too late to be woken with the others.
-		if o.woken.Before(woken) {
+		if o.woken.Before(woken) && a.woken.Before(woken) {
 			_, err := n.API.wake(ctx, k, now)
-			n.done(ctx, log, k, a, err)
+			if n.done(ctx, log, k, a, err); err == nil {
+				a.woken = now
+			}
 		}
+	case o.failure.id == a.id:
 	case now.Before(a.notBefore):
 		n.queue.AddAfter(k, a.notBefore.Sub(now))
 	default:

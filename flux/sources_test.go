@@ -204,7 +204,10 @@ func TestWakeFails(t *testing.T) {
 			}
 			return nil, nil
 		})
-		pass(grace / 2)
+		pass(time.Minute)
+		if asks := w.requested(); len(asks) != 2 {
+			t.Errorf("asked for %+v", asks)
+		}
 		n, err := w.Wake(t.Context(), target)
 		var failure *refresh.Error
 		if n != 1 || !errors.As(err, &failure) || failure.Class != refresh.Misconfigured || strings.Contains(err.Error(), "whatever-a-server-says") {
@@ -553,6 +556,23 @@ func TestNetAsksForEveryKind(t *testing.T) {
 	}
 }
 
+// A requestedAt of the future, which anybody may write, does not make a failure a later one.
+func TestNetDoesNotTrustTheFuture(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := installed()
+		since := time.Now()
+		s.put("GitRepository", "apps", "repo", all(reads("target"),
+			ready("False", "GitOperationFailed", authenticationRequired, since, since.Add(time.Hour).Format(time.RFC3339Nano))))
+		w := lead(t, s)
+		pass(grace)
+		if asks := w.requested(); len(asks) != 1 || !asks[0].Time.Equal(since) {
+			t.Errorf("asked for %+v", asks)
+		}
+		w.end()
+	})
+}
+
 // An object whose source is listed later is not forgotten.
 func TestNetWaitsForTheSource(t *testing.T) {
 	t.Parallel()
@@ -670,6 +690,10 @@ func TestNetAfterAWake(t *testing.T) {
 		if asks := w.requested(); len(asks) > 0 {
 			t.Errorf("asked for %+v", asks)
 		}
+		s.put("GitRepository", "apps", "late", func(o object) {
+			o["metadata"].(object)["annotations"] = object{"reconcile.fluxcd.io/requestedAt": "somebody's"}
+		})
+		pass(time.Hour)
 		names, values := s.woken()
 		if want := []string{"gitrepositories/apps/late", "gitrepositories/apps/seen"}; !slices.Equal(names, want) || len(s.patches) != 2 {
 			t.Errorf("woken %q at %q by %d patches", names, values, len(s.patches))
