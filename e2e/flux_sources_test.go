@@ -84,7 +84,7 @@ func TestSources(t *testing.T) {
 	token := s.write(t)
 	s.read(t, "source", repository)
 	s.await(t, "source", isReady)
-	trial, err := watched.Try(t.Context(), target, refresh.NewToken(token, time.Now(), time.Now().Add(time.Hour), time.Time{}))
+	trial, err := watched.Try(t.Context(), target, refresh.NewToken(token, time.Now(), time.Now().Add(time.Hour), time.Time{}), false)
 	if url := <-asked; err != nil || trial.Accepted != 1 || url != repository.URL {
 		t.Errorf("%+v, %v, asked at %s; want %s", trial, err, url, repository.URL)
 	}
