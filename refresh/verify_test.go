@@ -117,6 +117,8 @@ func TestRejectedTokensCoolDown(t *testing.T) {
 		if len(told) == 0 || told[0].Reason != "TokenRejected" || !told[0].Warning || !strings.Contains(told[0].Note, "no licence") {
 			t.Errorf("events %v, want TokenRejected that says why", told)
 		}
+		time.Sleep(7 * time.Second) // to no moment at which a cool-down ends
+		synctest.Wait()
 		w.readers.Answer(func(refresh.Token) refresh.Trial { return refresh.Trial{Accepted: 1} })
 		w.event(t, "after the permission came")
 		time.Sleep(15 * time.Minute)
