@@ -144,7 +144,7 @@ func (t *term) carryOut(ctx context.Context, e *entry, o Observed, d Decision) (
 	if another {
 		t.instruments.answered(ctx, o.Request)
 	}
-	return t.follow(ctx, e, d, outcome, token)
+	return t.follow(ctx, e, d, o.Request.Open(), outcome, token)
 }
 
 // acquire gives the held token or asks the issuer for one, under the mint that begin gave.

@@ -51,9 +51,9 @@ func (t *term) mayReplace(ctx context.Context, e *entry, token Token) error {
 }
 
 // follow sees to it, after a write that somebody waits for, that the new token is taken and that whoever failed tries again.
-// A refresh by the timer needs neither: the old token still worked.
-func (t *term) follow(ctx context.Context, e *entry, d Decision, outcome Outcome, token Token) (Outcome, Token, error) {
-	if d.Reason == RefreshDue {
+// A refresh by the timer that nobody asked for needs neither: the old token still worked.
+func (t *term) follow(ctx context.Context, e *entry, d Decision, asked bool, outcome Outcome, token Token) (Outcome, Token, error) {
+	if d.Reason == RefreshDue && !asked {
 		return outcome, token, nil
 	}
 	if outcome == Refreshed && d.Reason != Adopted {

@@ -155,6 +155,27 @@ func TestNobodyIsAskedWithoutNeed(t *testing.T) {
 	})
 }
 
+// TestRefreshDueAnswersARequest: the request cools down, and the timer comes first. Somebody waits all the same.
+func TestRefreshDueAnswersARequest(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(target)
+		w.source.Lifetime = func(refresh.MintKey) time.Duration { return time.Minute }
+		w.Policy.Cooldown = 10 * time.Minute
+		if err := w.store.Create(t.Context(), "somebody", good()); err != nil {
+			t.Fatal(err)
+		}
+		defer w.lead(t)()
+		w.event(t, "1")
+		w.event(t, "2") // cools down; the token of the first is due after 45 s
+		time.Sleep(50 * time.Second)
+		s := w.secret(t, target.Name)
+		if s.Annotations[secret.Reason] != "RefreshDue" || s.Annotations[secret.HandledRequest] != refresh.Hash("2") || len(w.readers.Woken()) != 2 {
+			t.Errorf("annotations %v, %d wakes; want the timer's refresh to answer the second event, and two wakes", s.Annotations, len(w.readers.Woken()))
+		}
+	})
+}
+
 func TestSupersededRequestWakes(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/cloudevents/sdk-go/v2/event"
+	"go.opentelemetry.io/otel/propagation"
+	"go.opentelemetry.io/otel/trace"
 
 	"flux-token-refresher/events"
 	"flux-token-refresher/flux"
@@ -79,7 +81,7 @@ func (r requester) Request(ctx context.Context, target string, ask events.Ask) (
 	if err != nil {
 		return "", err
 	}
-	written, _, err := r.requester.Request(ctx, r.target(name), secret.Ask{
+	written, openTrace, err := r.requester.Request(ctx, r.target(name), secret.Ask{
 		Sender: ask.Sender, Source: ask.Source, ID: ask.ID, Verdict: string(ask.Verdict),
 		Time: ask.Time, Received: ask.Received, TraceParent: ask.TraceParent,
 	})
@@ -88,9 +90,13 @@ func (r requester) Request(ctx context.Context, target string, ask events.Ask) (
 		return "", err
 	case written:
 		return events.Requested, nil
-	default:
-		return events.Coalesced, nil
 	}
+	// The event is answered by the refresh of an open request, which has a trace of its own.
+	carrier := propagation.MapCarrier{"traceparent": openTrace}
+	if open := trace.SpanContextFromContext(propagation.TraceContext{}.Extract(context.Background(), carrier)); open.IsValid() {
+		trace.SpanFromContext(ctx).AddLink(trace.Link{SpanContext: open})
+	}
+	return events.Coalesced, nil
 }
 
 // receiver makes the handler of events.
