@@ -423,6 +423,16 @@ func TestEventsAreProven(t *testing.T) {
 		})
 	}
 	senders.Wait()
+	// Those that ask for nothing more say in whose trace the refresh is.
+	coalesced, err := l.spans.Wait(patient(t), func(s otlp.Span) bool { return s.Name == "refresh.request" && len(s.Links) > 0 })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.spans.Wait(patient(t), func(s otlp.Span) bool {
+		return isRequest(s) && s.TraceID == coalesced.Links[0] && s.TraceID != coalesced.TraceID && s.Attributes["event.outcome"] == "requested"
+	}); err != nil {
+		t.Errorf("a coalesced event links to %s, where nothing was requested: %v", coalesced.Links[0], err)
+	}
 	close(outcomes)
 	counted := map[string]int{}
 	for outcome := range outcomes {
