@@ -11,14 +11,15 @@ import (
 
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
 
 	fluxtest "flux-token-refresher/e2e/internal/flux"
 	"flux-token-refresher/flux"
 	"flux-token-refresher/refresh"
 )
 
-// allowSources grants the account what it may do with Flux's objects, and no more.
-func allowSources(t *testing.T, namespace string) {
+// allowSources grants the account, whose access config is, what it may do with Flux's objects, and no more.
+func allowSources(t *testing.T, config *rest.Config, namespace string) {
 	t.Helper()
 	client := newClient(t).RbacV1()
 	role := &rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Name: "sources"}, Rules: []rbacv1.PolicyRule{{
@@ -39,6 +40,7 @@ func allowSources(t *testing.T, namespace string) {
 	if _, err := client.RoleBindings(namespace).Create(t.Context(), binding, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
+	awaitRule(t, config, namespace, role.Rules[0])
 }
 
 // TestSources: with the rights of a replica, on Flux's own objects and events. The image group is not installed here.
@@ -47,7 +49,7 @@ func TestSources(t *testing.T) {
 	s := newSources(t, controlPlane, fluxOf(t), newNamespace(t), newEntra(t))
 	target := refresh.Target{Name: refresh.Name{Namespace: s.namespace, Name: credential}, Verify: true}
 	config := secretAccount(t, s.namespace)
-	allowSources(t, s.namespace)
+	allowSources(t, config, s.namespace)
 	api, err := flux.NewAPI(config)
 	if err != nil {
 		t.Fatal(err)

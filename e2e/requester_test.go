@@ -57,7 +57,7 @@ func TestRequester(t *testing.T) {
 			namespace := newNamespace(t)
 			target := secretTarget(namespace)
 			config := secretAccount(t, namespace)
-			allowSecret(t, namespace)
+			allowSecret(t, config, namespace)
 			if test.seed != nil {
 				object := &corev1.Secret{
 					ObjectMeta: metav1.ObjectMeta{Name: target.Name.Name, Annotations: test.seed},
@@ -100,7 +100,7 @@ func TestRequesterStorm(t *testing.T) {
 	namespace := newNamespace(t)
 	target := secretTarget(namespace)
 	config := secretAccount(t, namespace)
-	allowSecret(t, namespace)
+	allowSecret(t, config, namespace)
 	object := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: target.Name.Name}, Data: map[string][]byte{"bearerToken": []byte("token")}}
 	if _, err := newClient(t).CoreV1().Secrets(namespace).Create(t.Context(), object, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)

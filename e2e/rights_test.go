@@ -27,6 +27,7 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
 
 	"flux-token-refresher/internal/config"
 	"flux-token-refresher/internal/rbac"
@@ -105,12 +106,14 @@ func newRights(ctx context.Context, t *testing.T, change func([]rbacv1.PolicyRul
 		t.Fatal(err)
 	}
 	var err1, err2 error
-	r.client, err1 = kubernetes.NewForConfig(controlPlane.TokenConfig(token))
-	r.sources, err2 = dynamic.NewForConfig(controlPlane.TokenConfig(token))
+	access := controlPlane.TokenConfig(token)
+	r.client, err1 = kubernetes.NewForConfig(access)
+	r.sources, err2 = dynamic.NewForConfig(access)
 	if err := errors.Join(err1, err2); err != nil {
 		t.Fatal(err)
 	}
-	r.waitForRole(ctx, t, role.Rules)
+	granted := slices.IndexFunc(role.Rules, func(r rbacv1.PolicyRule) bool { return len(r.Verbs) > 0 })
+	awaitRule(t, access, namespace, role.Rules[granted])
 	return r
 }
 
@@ -132,20 +135,23 @@ func create(ctx context.Context, admin kubernetes.Interface, object runtime.Obje
 	return err
 }
 
-// waitForRole waits until the API server's authorizer has seen the Role and its binding, which come from
-// its caches.
-func (r *rights) waitForRole(ctx context.Context, t *testing.T, rules []rbacv1.PolicyRule) {
+// awaitRule waits until an account has the rights of a rule: the API server's authorizer knows Roles and bindings from caches, which come
+// after the answer to who created them.
+func awaitRule(t *testing.T, access *rest.Config, namespace string, rule rbacv1.PolicyRule) {
 	t.Helper()
-	rule := rules[slices.IndexFunc(rules, func(r rbacv1.PolicyRule) bool { return len(r.Verbs) > 0 })]
+	client, err := kubernetes.NewForConfig(access)
+	if err != nil {
+		t.Fatal(err)
+	}
 	attributes := &authorizationv1.ResourceAttributes{
-		Namespace: r.namespace, Group: rule.APIGroups[0], Resource: rule.Resources[0], Verb: rule.Verbs[0],
+		Namespace: namespace, Group: rule.APIGroups[0], Resource: rule.Resources[0], Verb: rule.Verbs[0],
 	}
 	if len(rule.ResourceNames) > 0 {
 		attributes.Name = rule.ResourceNames[0]
 	}
 	review := &authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: attributes}}
-	until(ctx, t, "the Role is in force", func(ctx context.Context) (bool, error) {
-		answer, err := r.client.AuthorizationV1().SelfSubjectAccessReviews().Create(ctx, review, metav1.CreateOptions{})
+	until(t.Context(), t, "the Role is in force", func(ctx context.Context) (bool, error) {
+		answer, err := client.AuthorizationV1().SelfSubjectAccessReviews().Create(ctx, review, metav1.CreateOptions{})
 		return err == nil && answer.Status.Allowed, err
 	})
 }

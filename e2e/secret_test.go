@@ -45,8 +45,8 @@ func secretAccount(t *testing.T, namespace string) *rest.Config {
 	return controlPlane.TokenConfig(token)
 }
 
-// allowSecret grants the account the one Secret, by name, and Events.
-func allowSecret(t *testing.T, namespace string) {
+// allowSecret grants the account, whose access config is, the one Secret, by name, and Events.
+func allowSecret(t *testing.T, config *rest.Config, namespace string) {
 	t.Helper()
 	client := newClient(t).RbacV1()
 	role := &rbacv1.Role{ObjectMeta: metav1.ObjectMeta{Name: "refresher"}, Rules: []rbacv1.PolicyRule{
@@ -64,6 +64,7 @@ func allowSecret(t *testing.T, namespace string) {
 	if _, err := client.RoleBindings(namespace).Create(t.Context(), binding, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
+	awaitRule(t, config, namespace, role.Rules[0])
 }
 
 func coreClient(t *testing.T, config *rest.Config) typedcorev1.CoreV1Interface {
@@ -115,7 +116,7 @@ func TestSecretStore(t *testing.T) {
 	refreshtest.StoreTest(t, func(t *testing.T) refreshtest.Env {
 		namespace := newNamespace(t)
 		config := secretAccount(t, namespace)
-		allowSecret(t, namespace)
+		allowSecret(t, config, namespace)
 		return refreshtest.Env{
 			Store:     secret.New(coreClient(t, config), slog.New(slog.DiscardHandler)),
 			Hands:     hands{newClient(t)},
@@ -164,8 +165,9 @@ func (l lines) Write(p []byte) (int, error) {
 func TestSecretWatchRefusedUntilAllowed(t *testing.T) {
 	t.Parallel()
 	namespace := newNamespace(t)
+	config := secretAccount(t, namespace)
 	log := make(lines, 100)
-	store := secret.New(coreClient(t, secretAccount(t, namespace)), slog.New(slog.NewTextHandler(log, nil)))
+	store := secret.New(coreClient(t, config), slog.New(slog.NewTextHandler(log, nil)))
 	target := secretTarget(namespace)
 	told := observations(t, store, target)
 
@@ -179,7 +181,7 @@ func TestSecretWatchRefusedUntilAllowed(t *testing.T) {
 	if line := next(t, (<-chan string)(log)); !strings.Contains(line, "level=WARN") || !strings.Contains(line, "config rbac") || !strings.Contains(line, namespace) {
 		t.Errorf("logged %s, want a warning that names the Secret and the remedy", line)
 	}
-	allowSecret(t, namespace)
+	allowSecret(t, config, namespace)
 	if o := next(t, told); o.Exists {
 		t.Errorf("observed %+v in an empty namespace", o)
 	}
@@ -254,7 +256,7 @@ func TestSecretEvents(t *testing.T) {
 	t.Parallel()
 	namespace := newNamespace(t)
 	config := secretAccount(t, namespace)
-	allowSecret(t, namespace)
+	allowSecret(t, config, namespace)
 	recorder := secret.NewRecorder(coreClient(t, config), "replica-1", slog.New(slog.DiscardHandler))
 	name := secretTarget(namespace).Name
 	for range 3 {
