@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"net/http"
 	"path/filepath"
 	"testing"
 	"time"
@@ -119,6 +120,11 @@ func sound(i *installation.Installation) func(*corev1.Secret) bool {
 	}
 }
 
+// isProduct tells whether a request is of the installation's ServiceAccount.
+func isProduct(i *installation.Installation, r cluster.Request) bool {
+	return r.User == "system:serviceaccount:"+i.Namespace+":"+installation.Account
+}
+
 // TestMainJob: three replicas with the rights of deploy/kustomize/base and no more keep a token fresh, whatever is done to its Secret and
 // to their leader.
 func TestMainJob(t *testing.T) {
@@ -203,7 +209,7 @@ func TestMainJob(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, denied := range controlPlane.Audit.Between(0, mark, func(r cluster.Request) bool {
-		return r.User == "system:serviceaccount:"+i.Namespace+":"+installation.Account && r.Code == 403
+		return isProduct(i, r) && r.Code == http.StatusForbidden
 	}) {
 		t.Errorf("denied, so the rights of the base do not suffice: %v", denied)
 	}

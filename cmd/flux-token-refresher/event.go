@@ -38,7 +38,7 @@ func read(ctx context.Context, name string, stdin io.Reader) ([]byte, error) {
 	case r := <-done:
 		return r.content, r.err
 	case <-ctx.Done():
-		return nil, fmt.Errorf("reading %s: %w", name, context.Cause(ctx))
+		return nil, failure{fmt.Errorf("read %s: %w", name, context.Cause(ctx))}
 	}
 }
 
