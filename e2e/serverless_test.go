@@ -5,6 +5,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -66,6 +67,8 @@ func TestKnative(t *testing.T) {
 	if diff := cmp.Diff([]string{"flux-token-refresher.refresh.requested", "io.fluxcd.event"}, exact); diff != "" {
 		t.Errorf("types of events (-understood +let through)\n%s", diff)
 	}
+
+	finalOn2(t, sink.Spec.Job.Spec)
 
 	// What JobSink adds (knative.dev/eventing/cmd/jobsink): a name, and a Secret with the event under the key "event".
 	job := sink.Spec.Job
@@ -138,6 +141,7 @@ func TestArgoEvents(t *testing.T) {
 	}
 	job := &batchv1.Job{}
 	convert(t, made, job)
+	finalOn2(t, job.Spec)
 	template := job.Spec.Template.DeepCopy()
 	if got := template.Annotations["flux-token-refresher/event"]; got != event {
 		t.Errorf("the event is annotated as %s", got)
@@ -173,6 +177,43 @@ func TestPodMonitor(t *testing.T) {
 	}
 }
 
+// TestShippedArguments: the product understands each command line that is shipped.
+func TestShippedArguments(t *testing.T) {
+	t.Parallel()
+	released, _ := release(t, own, placeholder)
+	objects := slices.Concat(released, built(t, kustomizeBase), built(t, serverlessKnative), built(t, serverlessArgo))
+	lines := map[string]bool{}
+	var collect func(any)
+	collect = func(v any) {
+		switch v := v.(type) {
+		case map[string]any:
+			if args, ok, _ := unstructured.NestedStringSlice(v, "args"); ok {
+				lines[strings.Join(args, " ")] = true
+			}
+			for _, value := range v {
+				collect(value)
+			}
+		case []any:
+			for _, value := range v {
+				collect(value)
+			}
+		}
+	}
+	for _, object := range objects {
+		collect(object.Object)
+	}
+	if len(lines) != 4 {
+		t.Errorf("found %d command lines, want those of run, once, and two with an event: %v", len(lines), lines)
+	}
+	for line := range lines {
+		// With --help nothing is done, but a flag that is not known is refused all the same.
+		command := exec.CommandContext(patient(t), product(t), append(strings.Fields(line), "--help")...)
+		if output, err := command.CombinedOutput(); err != nil {
+			t.Errorf("%s: %v\n%s", line, err, output)
+		}
+	}
+}
+
 // built is what a kustomization makes.
 func built(t *testing.T, folder string) []*unstructured.Unstructured {
 	t.Helper()
@@ -196,6 +237,18 @@ func asOnce(t *testing.T, objects []*unstructured.Unstructured, pod *corev1.PodT
 	}
 	if diff := cmp.Diff(&want, pod); diff != "" {
 		t.Errorf("-CronJob +event\n%s", diff)
+	}
+}
+
+// finalOn2 sees that a run with a wrong event, which exits with 2, is not tried again.
+func finalOn2(t *testing.T, job batchv1.JobSpec) {
+	t.Helper()
+	want := []batchv1.PodFailurePolicyRule{{
+		Action:      batchv1.PodFailurePolicyActionFailJob,
+		OnExitCodes: &batchv1.PodFailurePolicyOnExitCodesRequirement{Operator: batchv1.PodFailurePolicyOnExitCodesOpIn, Values: []int32{2}},
+	}}
+	if diff := cmp.Diff(want, job.PodFailurePolicy.Rules); diff != "" {
+		t.Errorf("what is not tried again: -want +got\n%s", diff)
 	}
 }
 
