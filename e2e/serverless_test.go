@@ -17,6 +17,7 @@ import (
 	monitoringv1 "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	eventingv1 "knative.dev/eventing/pkg/apis/eventing/v1"
@@ -101,6 +102,15 @@ func TestArgoEvents(t *testing.T) {
 	webhook, ok := source.Spec.Webhook[dependency.EventName]
 	if !ok || dependency.EventSourceName != source.Name {
 		t.Fatalf("the Sensor waits for %s of %s", dependency.EventName, dependency.EventSourceName)
+	}
+
+	var role rbacv1.Role
+	take(t, slices.DeleteFunc(slices.Clone(objects), func(o *unstructured.Unstructured) bool {
+		return o.GetName() != watching.Spec.Template.ServiceAccountName
+	}), "Role", &role)
+	want := []rbacv1.PolicyRule{{APIGroups: []string{batchv1.GroupName}, Resources: []string{"jobs"}, Verbs: []string{"create"}}}
+	if diff := cmp.Diff(want, role.Rules); diff != "" {
+		t.Errorf("the Sensor's rights (-want +got)\n%s", diff)
 	}
 
 	// The way in: Provider → the Service that Argo Events makes (NAME-eventsource-svc) → the webhook, with one key.
