@@ -39,8 +39,8 @@ type loop struct {
 	events           string
 }
 
-// newLoop installs it. The Secret holds the CA of Azure DevOps and no token yet; no replica runs.
-func newLoop(t *testing.T, c *cluster.Cluster, f *flux.Flux, namespace string) *loop {
+// newLoop installs it, with changes to what is installed. The Secret holds the CA of Azure DevOps and no token yet; no replica runs.
+func newLoop(t *testing.T, c *cluster.Cluster, f *flux.Flux, namespace string, changes ...func(*loop, *installation.Spec)) *loop {
 	t.Helper()
 	spans, err := otlp.Start()
 	if err != nil {
@@ -67,9 +67,17 @@ refresh: {cooldown: 100ms, verifyHosts: [%q], verifyCAFile: %q}
 events: {address: "127.0.0.1:0", senders: [{name: flux, hmacKeyFile: %q, namespaces: ["*"]}]}
 `, strings.TrimPrefix(l.sources.devops.URL(), "https://"), ca, key)
 		}
+		for _, change := range changes {
+			change(l, spec)
+		}
 	})
 	l.put(t, map[string]string{"ca.crt": string(l.sources.devops.CA())})
 	return l
+}
+
+// steadfast has a leader that stands still for a while stay the leader, so that no other one with empty hands does its work.
+func steadfast(_ *loop, spec *installation.Spec) {
+	spec.Config = "election: {leaseDuration: 1h, renewDeadline: 50m, retryPeriod: 2s}\n"
 }
 
 // put writes to the Secret, as its owner does.

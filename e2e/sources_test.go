@@ -247,8 +247,14 @@ func (s *sources) signature(body []byte) string {
 	return "sha256=" + hex.EncodeToString(mac.Sum(nil))
 }
 
-// notify installs what deploy/flux has, which sends the failures of all sources to a URL.
+// notify has the failures of all sources sent to a URL.
 func (s *sources) notify(t *testing.T, url string) {
+	t.Helper()
+	s.provide(t, map[string]any{"address": url})
+}
+
+// provide installs what deploy/flux has, but for these fields of the Provider's spec.
+func (s *sources) provide(t *testing.T, spec map[string]any) {
 	t.Helper()
 	key := applycorev1.Secret("flux-token-refresher-events", s.namespace).WithStringData(map[string]string{"token": s.key})
 	if _, err := s.client.CoreV1().Secrets(s.namespace).Apply(t.Context(), key, metav1.ApplyOptions{FieldManager: "e2e"}); err != nil {
@@ -262,8 +268,10 @@ func (s *sources) notify(t *testing.T, url string) {
 		if object.GetKind() != "Provider" {
 			continue
 		}
-		if err := unstructured.SetNestedField(object.Object, url, "spec", "address"); err != nil {
-			t.Fatal(err)
+		for field, value := range spec {
+			if err := unstructured.SetNestedField(object.Object, value, "spec", field); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 	if err := manifests.Apply(t.Context(), s.cluster.Config(), s.namespace, objects); err != nil {
