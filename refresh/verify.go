@@ -11,6 +11,10 @@ import (
 
 // What the Git servers of a Secret's readers have to say: before a mint, before an adoption, after a write.
 
+// stillTakenTimeout bounds the question whether the token that stands there is still taken. A server that hangs says nothing of
+// it, and to mint one that was not needed costs less than to wait for that.
+const stillTakenTimeout = 3 * time.Second
+
 // stillTaken tries the token that stands there, before an event mints another one: when a server takes it, what failed was
 // something else. A person who asks means it, and is not second-guessed.
 func (t *term) stillTaken(ctx context.Context, e *entry, o Observed) bool {
@@ -24,7 +28,9 @@ func (t *term) stillTaken(ctx context.Context, e *entry, o Observed) bool {
 			return false
 		}
 	}
-	trial, err := t.try(ctx, e, token, true)
+	bounded, cancel := context.WithTimeout(ctx, stillTakenTimeout)
+	defer cancel()
+	trial, err := t.try(bounded, e, token, true)
 	return err == nil && trial.Accepted > 0
 }
 
