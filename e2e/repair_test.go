@@ -71,7 +71,7 @@ func TestDamagedSecret(t *testing.T) {
 				t.Fatal(err)
 			}
 			damage(t, l)
-			l.sources.ask(t, "source")
+			asked = l.sources.ask(t, "source")
 			l.sources.await(t, "source", isFailed)
 			event := l.answered(t, "202")
 			if event.Attributes["event.verdict"] != "auth-failure" {
@@ -83,7 +83,7 @@ func TestDamagedSecret(t *testing.T) {
 			began = time.Now()
 			again := back(repaired)
 			t.Logf("the Secret is back %s after the leader looked", time.Since(began).Round(time.Millisecond))
-			l.sources.await(t, "source", isReady)
+			l.sources.await(t, "source", func(o *unstructured.Unstructured) bool { return isReady(o) && flux.Handled(o) != asked })
 			t.Logf("the source that failed is Ready %s after the leader looked", time.Since(began).Round(time.Millisecond))
 
 			if n := l.minted() - minted; n != 0 {
