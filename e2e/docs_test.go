@@ -30,6 +30,8 @@ var (
 	ours = regexp.MustCompile(`^(?:[A-Z_]+=\S+ )*(?:kubectl|(?:bin/)?flux-token-refresher) `)
 	// explained is a line of a table of commands: what it does stands beside it.
 	explained = regexp.MustCompile(`^(\S+(?: \S+)*?) {2,}[^#\s].*$`)
+	// continues is a line of a command that goes on in the next one.
+	continues = regexp.MustCompile(`[\\|]$`)
 	// inline is a command in a sentence, not the name of one.
 	inline = regexp.MustCompile("`([^`]+ -[^`]+)`")
 )
@@ -50,10 +52,16 @@ func commands(t *testing.T, file string) []command {
 			out = append(out, command{file, line})
 		}
 	}
-	fenced := false
+	fenced, begun := false, ""
 	for line := range strings.Lines(string(content)) {
 		code := strings.TrimSpace(line)
 		switch {
+		case begun != "" || strings.HasPrefix(line, "    ") && ours.MatchString(code) && continues.MatchString(code):
+			begun += code + "\n"
+			if !continues.MatchString(code) {
+				add(begun)
+				begun = ""
+			}
 		case strings.HasPrefix(code, "```"):
 			fenced = !fenced
 		case fenced || strings.HasPrefix(line, "    "):
@@ -152,6 +160,9 @@ func TestDocumentedCommands(t *testing.T) {
 			if err != nil {
 				t.Errorf("%s: %s\n%s\n%s", c.file, c.line, err, out)
 			}
+			if bytes.Contains(out, []byte("(no change)")) {
+				t.Errorf("%s: %s\nchanges nothing", c.file, c.line)
+			}
 			for _, token := range i.Entra.Tokens() {
 				if bytes.Contains(out, []byte(token)) {
 					t.Errorf("%s: %s\nprints a token", c.file, c.line)
@@ -179,6 +190,9 @@ func TestDocumentedCommands(t *testing.T) {
 	}
 	if n := len(key.Data["token"]); n != 64 {
 		t.Errorf("the key that both ends share has %d digits, want 64", n)
+	}
+	if len(key.Data) != 1 {
+		t.Errorf("after the key was changed there are %d keys, want one", len(key.Data))
 	}
 	if _, err := i.Client.AppsV1().Deployments(i.Namespace).Get(t.Context(), installation.Account, metav1.GetOptions{}); err != nil {
 		t.Error(err)
