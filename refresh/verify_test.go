@@ -58,7 +58,7 @@ func TestEventIsAnsweredByWhatTheServersSay(t *testing.T) {
 		"nobody may be asked":                {false, old(0, 1, 0), refresh.Refreshed, 1, 0, 1},
 		"every server refuses every token": {true, func(refresh.Token) refresh.Trial {
 			return refresh.Trial{Rejected: 2, Why: "no licence"}
-		}, refresh.TokenRejected, 1, 2, 0},
+		}, refresh.TokenRejected, 1, 2, 1},
 		"the new token is refused by one": {true, func(token refresh.Token) refresh.Trial {
 			if token.Hash == refresh.Hash("current") {
 				return refresh.Trial{Rejected: 2}

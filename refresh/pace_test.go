@@ -1,6 +1,6 @@
 package refresh_test
 
-// Bugs that a review found: each test fails as long as its bug is there.
+// How requests, rejections and Git servers that are slow pace what comes after them.
 
 import (
 	"context"
@@ -60,7 +60,7 @@ func (w *world) takenBut(revoked string) {
 }
 
 // A token that is taken again ends the doubled cool-down: the look at the old token says so as well as one at a new token.
-func TestReview3StillValidEndsTheDoubledCooldown(t *testing.T) {
+func TestStillValidEndsTheDoubledCooldown(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		target := target
@@ -93,7 +93,7 @@ func TestReview3StillValidEndsTheDoubledCooldown(t *testing.T) {
 }
 
 // The same after a new token was taken: the cool-down that was set for a rejection does not outlive it.
-func TestReview3AcceptedTokenEndsTheDoubledCooldown(t *testing.T) {
+func TestAcceptedTokenEndsTheDoubledCooldown(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		target := target
@@ -126,32 +126,8 @@ func TestReview3AcceptedTokenEndsTheDoubledCooldown(t *testing.T) {
 	})
 }
 
-// docs/events.md: only requests of the first two kinds try the token that is there first. Who sends refresh.requested asks for a new
-// token, whatever the reason.
-func TestReview3RefreshRequestedEventMints(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		target := target
-		target.Verify = true
-		w := newWorld(target)
-		w.takenBut("")
-		if err := w.store.Create(t.Context(), "somebody", good()); err != nil {
-			t.Fatal(err)
-		}
-		defer w.lead(t)()
-		w.edit(t, target.Name, func(s *corev1.Secret) {
-			s.Annotations[secret.Request] = "1"
-			s.Annotations[secret.RequestContext] = fmt.Sprintf(`{"request":"1","about":%q,"verdict":"refresh-requested","sender":"ops"}`, refresh.Hash("current"))
-		})
-		synctest.Wait()
-		if got := w.outcome(t); got != string(refresh.Refreshed) || len(w.source.Mints()) != 1 {
-			t.Errorf("handled-outcome %q after %d mints, want Refreshed after one", got, len(w.source.Mints()))
-		}
-	})
-}
-
 // Two targets share an identity. Whoever asks Git servers about the one's old token does not hold up the other, which needs a token now.
-func TestReview3TrialHoldsUpNoOtherTarget(t *testing.T) {
+func TestTrialHoldsUpNoOtherTarget(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		asking, needy := target, target
@@ -186,7 +162,7 @@ func TestReview3TrialHoldsUpNoOtherTarget(t *testing.T) {
 }
 
 // The only server hangs, or cannot be reached from here: Flux, which may reach it, gets the new token at once and is told of it.
-func TestReview3SilentServersDelayNothing(t *testing.T) {
+func TestSilentServersDelayNothing(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		target := target
@@ -218,7 +194,7 @@ func TestReview3SilentServersDelayNothing(t *testing.T) {
 }
 
 // handled-outcome tells how the request ended that handled-request names. A repair that nobody requested is not its outcome.
-func TestReview3RejectedRepairRewritesNoHandledRequest(t *testing.T) {
+func TestRejectedRepairRewritesNoHandledRequest(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		target := target
@@ -240,7 +216,7 @@ func TestReview3RejectedRepairRewritesNoHandledRequest(t *testing.T) {
 
 // A reader that may not read what the others may is answered with StillValid, and mints nothing: the cool-down between two requested mints
 // has not begun. It does not hold up the repair of a token that is revoked right after.
-func TestReview3ForbiddenReaderDelaysNoRepair(t *testing.T) {
+func TestForbiddenReaderDelaysNoRepair(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		target := target
@@ -283,7 +259,7 @@ func (s *busyStore) Read(ctx context.Context, target refresh.Target, observed re
 }
 
 // What could not be read now is read again: a token that the Git servers take is not replaced for a conflict.
-func TestReview3ConflictBeforeTheTrialMintsNothing(t *testing.T) {
+func TestConflictBeforeTheTrialMintsNothing(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		target := target
@@ -304,7 +280,7 @@ func TestReview3ConflictBeforeTheTrialMintsNothing(t *testing.T) {
 }
 
 // Which server gave no answer, and why, is what somebody has to know whose credential is not adopted for it.
-func TestReview3AdoptionSaysWhichServerIsSilent(t *testing.T) {
+func TestAdoptionSaysWhichServerIsSilent(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		target := target
