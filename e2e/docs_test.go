@@ -134,7 +134,7 @@ func TestDocumentedCommands(t *testing.T) {
 		"kubeconfig":                 string(kubeconfig),
 		"assertion":                  spec.Assertion,
 	} {
-		if err := os.WriteFile(file(path), []byte(content), 0o700); err != nil { //nolint:gosec // one of them is a program
+		if err := os.WriteFile(file(path), []byte(content), 0o700); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -216,14 +216,14 @@ func TestEventsAreProven(t *testing.T) {
 	l.sources.ask(t, "source")
 	body := hook.next(t).body
 
-	signed := map[string]string{"X-Signature": l.sources.signature(body)}
+	signed := map[string]string{"X-Signature": signature(l.sources.key, body)}
 	for name, header := range map[string]map[string]string{
 		"ce-* headers were added": {
-			"X-Signature": l.sources.signature(body), "ce-specversion": "1.0", "ce-id": "1", "ce-source": "elsewhere",
+			"X-Signature": signature(l.sources.key, body), "ce-specversion": "1.0", "ce-id": "1", "ce-source": "elsewhere",
 			"ce-type": "flux-token-refresher.refresh.requested", "ce-subject": l.Namespace + "/" + credential,
 		},
 		"unsigned":                {},
-		"signed for another body": {"X-Signature": l.sources.signature([]byte("{}"))},
+		"signed for another body": {"X-Signature": signature(l.sources.key, []byte("{}"))},
 	} {
 		if status, _ := l.post(t, body, header); status != http.StatusUnauthorized {
 			t.Errorf("%s: %d, want 401", name, status)

@@ -231,7 +231,7 @@ func (s *sources) webhook(t *testing.T) *webhook {
 		if err != nil {
 			t.Error(err)
 		}
-		signed := r.Header.Get("X-Signature") == s.signature(body)
+		signed := r.Header.Get("X-Signature") == signature(s.key, body)
 		w.deliveries <- delivery{r.Header, body, signed, time.Now()}
 		rw.WriteHeader(http.StatusAccepted)
 	}))
@@ -241,8 +241,8 @@ func (s *sources) webhook(t *testing.T) *webhook {
 }
 
 // signature is the X-Signature of a body.
-func (s *sources) signature(body []byte) string {
-	mac := hmac.New(sha256.New, []byte(s.key))
+func signature(key string, body []byte) string {
+	mac := hmac.New(sha256.New, []byte(key))
 	_, _ = mac.Write(body)
 	return "sha256=" + hex.EncodeToString(mac.Sum(nil))
 }
