@@ -80,9 +80,8 @@ func (t *term) follow(
 	if outcome != Refreshed || d.Reason == Adopted {
 		return outcome, token, nil
 	}
-	trial, err := t.try(ctx, e, token, true, verifyTimeout)
+	trial, _ := t.try(ctx, e, token, true, verifyTimeout) // one that failed is empty, and no verdict
 	switch {
-	case err != nil: // no verdict
 	case trial.Accepted > 0:
 		e.tried(false, time.Now())
 	case trial.Rejected > 0 && trial.Silent == 0:
