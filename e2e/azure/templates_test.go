@@ -19,14 +19,15 @@ import (
 	"github.com/hashicorp/hcl/v2/hclparse"
 	"github.com/hashicorp/hcl/v2/hclsyntax"
 	"github.com/zclconf/go-cty/cty"
-	corev1 "k8s.io/api/core/v1"
-	"sigs.k8s.io/yaml"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"flux-token-refresher/e2e/internal/manifests"
 )
 
 const (
 	terraform = "../../deploy/azure/terraform"
 	bicep     = "../../deploy/azure/identity.bicep"
-	account   = "../../deploy/kustomize/base/serviceaccount.yaml"
+	base      = "../../deploy/kustomize/base"
 )
 
 // An identity is what the three have to agree on.
@@ -311,15 +312,15 @@ func TestSameIdentity(t *testing.T) {
 		t.Errorf("Bicep (-script +bicep)\n%s", diff)
 	}
 
-	text, err := os.ReadFile(account)
+	objects, err := manifests.Render(base, "flux-system")
 	if err != nil {
 		t.Fatal(err)
 	}
-	var deployed corev1.ServiceAccount
-	if err := yaml.UnmarshalStrict(text, &deployed); err != nil {
-		t.Fatal(err)
+	accounts := slices.DeleteFunc(objects, func(o *unstructured.Unstructured) bool { return o.GetKind() != "ServiceAccount" })
+	if len(accounts) != 1 {
+		t.Fatalf("%d ServiceAccounts are deployed, want 1", len(accounts))
 	}
-	if got := fmt.Sprintf("system:serviceaccount:%s:%s", deployed.Namespace, deployed.Name); got != want.Subject {
+	if got := fmt.Sprintf("system:serviceaccount:%s:%s", accounts[0].GetNamespace(), accounts[0].GetName()); got != want.Subject {
 		t.Errorf("%s is deployed, and %s gets the identity", got, want.Subject)
 	}
 }
