@@ -1,6 +1,6 @@
 package e2e
 
-// docs/migration.md, command by command: each way over and back, and out.
+// docs/migration.md and docs/azure.md, command by command, as far as they need no Azure: in, each way over and back, and out.
 
 import (
 	"bytes"
@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -29,7 +30,7 @@ import (
 	"flux-token-refresher/refresh/secret"
 )
 
-// A reader is somebody with kubectl and this page, in a checkout of this repository.
+// A reader is somebody with kubectl and a page of docs, in a checkout of this repository.
 type reader struct {
 	dir string
 	env []string
@@ -37,7 +38,7 @@ type reader struct {
 	unread []string
 }
 
-func newReader(t *testing.T, c *cluster.Cluster, env ...string) *reader {
+func newReader(t *testing.T, c *cluster.Cluster, page string, env ...string) *reader {
 	t.Helper()
 	kubectl, err := toolchain.Kubectl.Build(t.Context(), os.Stderr)
 	if err != nil {
@@ -62,14 +63,16 @@ func newReader(t *testing.T, c *cluster.Cluster, env ...string) *reader {
 			t.Fatal(err)
 		}
 	}
-	r.env = append(env, "PATH="+filepath.Dir(kubectl)+":"+os.Getenv("PATH"), "HOME="+r.dir,
-		"KUBECONFIG="+filepath.Join(r.dir, "kubeconfig"), "KUBECTL="+kubectl)
+	// The built program has a version in its name: see run.
+	r.env = slices.Concat(env, []string{
+		"PATH=" + os.Getenv("PATH"), "HOME=" + r.dir, "KUBECONFIG=" + filepath.Join(r.dir, "kubeconfig"), "KUBECTL=" + kubectl,
+	})
 
-	page, err := os.ReadFile("../docs/migration.md")
+	text, err := os.ReadFile(filepath.Join("../docs", page))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, m := range regexp.MustCompile(`(?m)^ *((?:kubectl|printf) .*)$`).FindAllStringSubmatch(string(page), -1) {
+	for _, m := range regexp.MustCompile(`(?m)^ *((?:kubectl|printf) .*)$`).FindAllStringSubmatch(string(text), -1) {
 		r.unread = append(r.unread, strings.ReplaceAll(m[1], " NAME", " writer"))
 	}
 	return r
@@ -88,7 +91,6 @@ func (r *reader) next(t *testing.T, with string) string {
 
 func (r *reader) run(t *testing.T, line string) string {
 	t.Helper()
-	// The built program has a version in its name.
 	shell := exec.CommandContext(patient(t), "sh", "-euc", "kubectl() { \"$KUBECTL\" \"$@\"; }\n"+line)
 	shell.Dir, shell.Env = r.dir, r.env
 	var stderr bytes.Buffer
@@ -108,7 +110,7 @@ func TestMigration(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := newReader(t, c, "PAT="+pat)
+	r := newReader(t, c, "migration.md", "PAT="+pat)
 	i := install(t, func(spec *installation.Spec) { spec.Cluster, spec.Namespace = c, flux.Namespace })
 	secrets := client.CoreV1().Secrets(flux.Namespace)
 	get := func() *corev1.Secret {
@@ -202,17 +204,40 @@ func TestMigration(t *testing.T) {
 	r.next(t, "suspend-")
 	awaitSecret(t, i, name, sound(i))
 
-	// Uninstalling, from an installation as the README makes it.
-	r.run(t, "kubectl apply --server-side --force-conflicts -k overlay")
+	// An installation, as docs/azure.md makes it.
+	const clientID = "00000000-0000-0000-0000-000000000001"
+	installs := newReader(t, c, "azure.md", "AZURE_CLIENT_ID="+clientID)
+	if got := installs.next(t, "openid-configuration"); !strings.Contains(got, `"issuer":"https://`) {
+		t.Errorf("the cluster says no issuer: %s", got)
+	}
+	installs.next(t, "apply -k overlay")
+	installs.next(t, "serviceaccount")
+	account, err := client.CoreV1().ServiceAccounts(flux.Namespace).Get(t.Context(), installation.Account, metav1.GetOptions{})
+	if err != nil || account.Annotations["azure.workload.identity/client-id"] != clientID {
+		t.Errorf("the account's client id is %q (%v)", account.Annotations["azure.workload.identity/client-id"], err)
+	}
+	installs.next(t, "rollout restart")
+	deployment, err := client.AppsV1().Deployments(flux.Namespace).Get(t.Context(), installation.Account, metav1.GetOptions{})
+	if err != nil || len(deployment.Spec.Template.Annotations) == 0 {
+		t.Errorf("the pods do not start anew (%v)", err)
+	}
+	if got := installs.next(t, "describe"); !strings.Contains(got, secret.ExpiresAt) || strings.Contains(got, string(get().Data["bearerToken"])) {
+		t.Errorf("the Secret is shown without its end, or with its token: %s", got)
+	}
+	if len(installs.unread) > 0 {
+		t.Errorf("not run: %q", installs.unread)
+	}
+
+	// Uninstalling.
 	r.run(t, "kubectl apply -k deploy/flux")
 	for _, line := range there {
 		r.run(t, line)
 	}
 	r.next(t, "deploy/flux")
-	r.next(t, "overlay")
-	if err := replica.Stop(patient(t)); err != nil { // as its Deployment's end would
+	if err := replica.Stop(patient(t)); err != nil { // as the end of its Deployment would, which is next
 		t.Fatal(err)
 	}
+	r.next(t, "overlay")
 	r.next(t, "lease")
 	r.next(t, "flux-token-refresher-events")
 	r.next(t, "annotate")

@@ -11,7 +11,7 @@
 set -euo pipefail
 
 usage() {
-	cat >&2 <<'EOF'
+	cat <<'EOF'
 usage: setup.sh --organization ORG --project PROJECT --resource-group GROUP (--issuer URL | --aks-cluster NAME) [options]
 
   --organization ORG          the Azure DevOps organization: ORG of https://dev.azure.com/ORG
@@ -27,7 +27,6 @@ usage: setup.sh --organization ORG --project PROJECT --resource-group GROUP (--i
   --service-account NAME      (default: flux-token-refresher)
   --dry-run                   change nothing; say what would be
 EOF
-	exit 2
 }
 
 # refuse is for what is asked wrongly, fail for what is found wrong.
@@ -53,7 +52,10 @@ while (($#)); do
 		shift
 		continue
 		;;
-	-h | --help) usage ;;
+	-h | --help)
+		usage
+		exit
+		;;
 	--organization | --project | --repository | --resource-group | --location | --issuer | --aks-cluster | --aks-resource-group | \
 		--identity | --namespace | --service-account) ;;
 	*) refuse "unknown argument '$1'; --help lists them" ;;
@@ -69,7 +71,10 @@ done
 check() {
 	[[ $2 =~ $3 ]] || refuse "$1 '$2' is not $4"
 }
-[[ -n $organization && -n $project && -n $resource_group ]] || usage
+if [[ -z $organization || -z $project || -z $resource_group ]]; then
+	usage >&2
+	exit 2
+fi
 check --organization "$organization" '^[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?$' 'the name of an organization: ORG of https://dev.azure.com/ORG'
 check --resource-group "$resource_group" '^[A-Za-z0-9_().-]{1,90}$' 'the name of a resource group'
 check --identity "$identity" '^[A-Za-z0-9][A-Za-z0-9_-]{2,127}$' 'the name of a managed identity: 3 to 128 letters, digits, - and _'

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -100,10 +101,11 @@ func (a azure) failAt(t *testing.T, change int) {
 // setup runs the script with those arguments, and gives its exit code and what it wrote.
 func (a azure) setup(t *testing.T, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	command := exec.CommandContext(ctx, "bash", append([]string{script}, args...)...)
-	command.Env = append(os.Environ(), "PATH="+a.dir+string(os.PathListSeparator)+os.Getenv("PATH"), worldEnv+"="+a.dir)
+	command.Env = append(os.Environ(), "PATH="+a.dir+string(os.PathListSeparator)+os.Getenv("PATH"), worldEnv+"="+a.dir,
+		"GORACE=atexit_sleep_ms=0") // a second for each call of az otherwise, where the race detector is on
 	var out, err bytes.Buffer
 	command.Stdout, command.Stderr = &out, &err
 	failed := command.Run()
@@ -311,7 +313,6 @@ func TestSetupRefused(t *testing.T) {
 		want string
 	}{
 		"nothing":                   {nil, "usage: setup.sh"},
-		"help":                      {[]string{"--help"}, "usage: setup.sh"},
 		"no cluster":                {arguments, "give --issuer or --aks-cluster"},
 		"two clusters":              {append(slices.Clone(whole), "--aks-cluster", "cluster"), "give one"},
 		"an unknown argument":       {append(slices.Clone(whole), "--dryrun"), "unknown argument '--dryrun'"},
@@ -337,6 +338,21 @@ func TestSetupRefused(t *testing.T) {
 				t.Errorf("az was called: %q", w.Calls)
 			}
 		})
+	}
+}
+
+// TestSetupHelp: what --help lists is what is taken.
+func TestSetupHelp(t *testing.T) {
+	t.Parallel()
+	code, stdout, stderr := newAzure(t).setup(t, "--help")
+	flags := regexp.MustCompile(`(?m)^  (--[a-z-]+)`).FindAllStringSubmatch(stdout, -1)
+	if code != 0 || stderr != "" || len(flags) != 12 {
+		t.Fatalf("exit code %d, %d flags, stderr %q", code, len(flags), stderr)
+	}
+	for _, flag := range flags[:11] { // the last one is --dry-run
+		if _, _, stderr := newAzure(t).setup(t, flag[1]); !strings.Contains(stderr, flag[1]+" needs a value") {
+			t.Errorf("%s is not taken: %s", flag[1], stderr)
+		}
 	}
 }
 
@@ -386,5 +402,41 @@ func TestSetupFails(t *testing.T) {
 				t.Errorf("changed %q, want %d changes", w.Changes, test.changes)
 			}
 		})
+	}
+}
+
+// TestDocumentedSetup: what docs/azure.md has of the script is a dry run, and without --dry-run the setup.
+func TestDocumentedSetup(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("../../docs/azure.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := strings.ReplaceAll(string(page), "\\\n", "")
+	begin := strings.Index(text, "deploy/azure/setup.sh --organization")
+	if begin < 0 {
+		t.Fatal("docs/azure.md does not call the script")
+	}
+	line, _, _ := strings.Cut(text[begin:], "\n")
+	var args []string
+	for _, word := range strings.Fields(line)[1:] {
+		if value, ok := map[string]string{
+			"ORG": "example-org", "PROJECT": "Fleet & Co", "REPOSITORY": "fleet", "GROUP": "flux", "LOCATION": "westeurope", "CLUSTER": "cluster",
+		}[word]; ok {
+			word = value
+		}
+		args = append(args, word)
+	}
+	dryRun := slices.Index(args, "--dry-run")
+	if dryRun < 0 {
+		t.Fatalf("it is no dry run: %q", args)
+	}
+	a := newAzure(t)
+	a.succeed(t, args...)
+	if w := a.world(t); len(w.Changes) > 0 {
+		t.Errorf("it changed %q", w.Changes)
+	}
+	if stdout, _ := a.succeed(t, slices.Delete(args, dryRun, dryRun+1)...); stdout != identityFound {
+		t.Errorf("stdout %q", stdout)
 	}
 }

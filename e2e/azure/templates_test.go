@@ -264,6 +264,44 @@ func TestTerraformReferences(t *testing.T) {
 	}
 }
 
+// TestDocumentedTemplates: docs/azure.md gives each variable and parameter that has no default, and none that is not there.
+func TestDocumentedTemplates(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("../../docs/azure.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	given := map[string]bool{}
+	for _, m := range regexp.MustCompile(`-var (\w+)=`).FindAllStringSubmatch(string(page), -1) {
+		given[m[1]] = true
+	}
+	m := readModule(t)
+	for name := range given {
+		if _, ok := m.vars[name]; !ok {
+			t.Errorf("there is no variable %s", name)
+		}
+	}
+	for name, value := range m.vars {
+		if !value.IsKnown() && !given[name] {
+			t.Errorf("the variable %s has no default and is not given", name)
+		}
+	}
+
+	_, parameters, _ := strings.Cut(string(page), "--parameters ")
+	parameters, _, _ = strings.Cut(parameters, "\n")
+	text, err := os.ReadFile(bicep)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var required []string
+	for _, m := range regexp.MustCompile(`(?m)^param (\w+) string$`).FindAllStringSubmatch(string(text), -1) {
+		required = append(required, m[1]+"=URL")
+	}
+	if diff := cmp.Diff(strings.Join(required, " "), parameters); diff != "" {
+		t.Errorf("parameters (-required +given)\n%s", diff)
+	}
+}
+
 // fromBicep reads the template's defaults and its two resources, line by line: enough for a file as small as this.
 func fromBicep(t *testing.T) identity {
 	t.Helper()
