@@ -13,7 +13,7 @@ import (
 )
 
 const look = `
-It goes on until Ctrl-C, with three replicas again (process ids: %[2]s).
+Until Ctrl-C (process ids: %[2]s).
 
   export KUBECONFIG=%[1]s
 
@@ -35,6 +35,7 @@ It goes on until Ctrl-C, with three replicas again (process ids: %[2]s).
 `
 
 func (d *demo) keep(ctx context.Context, dir string) error {
+	d.chapter("It goes on, with three replicas again")
 	for range 2 { // in place of those that were ended, as a Deployment would
 		if err := d.startReplica(ctx); err != nil {
 			return err
