@@ -142,9 +142,11 @@ func (d *demo) close() error {
 	return errors.Join(errs...)
 }
 
-// showLogs shows what the replicas wrote, for somebody who looks for a failure.
+// showLogs shows what the replicas and Flux wrote, for somebody who looks for a failure.
 func (d *demo) showLogs() {
 	for _, name := range slices.Sorted(maps.Keys(d.replicas)) {
 		fmt.Fprintf(d.out, "\n%s wrote:\n%s", name, d.replicas[name].Output)
 	}
+	fmt.Fprintf(d.out, "\nsource-controller wrote:\n%s", d.flux.Source.Log(namespace))
+	fmt.Fprintf(d.out, "\nnotification-controller wrote:\n%s", d.flux.Notification.Log(namespace))
 }

@@ -54,7 +54,7 @@ func (d *demo) read(ctx context.Context) error {
 			return fmt.Errorf("source-controller did not read with token %s alone: %s", hash(before), r)
 		}
 	}
-	d.measured(short(ready.seen.Sub(began)), "it is Ready, by token %s, the first one", hash(before))
+	d.measured(short(ready.seen.Sub(began)), "it is Ready, by token %s; requests to Entra: %d, as before", hash(before), minted)
 	return d.stillAt(minted)
 }
 
