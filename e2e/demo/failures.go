@@ -1,10 +1,12 @@
 package main
 
-// The chapters about a source that fails to authenticate: its event, no event, and an event about what no token can help.
+// The chapters about a source that fails to authenticate: its event, an event about what no token can help, and no event.
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"time"
 
@@ -16,43 +18,117 @@ import (
 	"flux-token-refresher/refresh/secret"
 )
 
-const podName = "k8s.pod.name"
+// Attributes of the spans.
+const (
+	podName      = "k8s.pod.name"
+	eventOutcome = "event.outcome"
+)
 
-// revoked goes from the refusal to a source that is Ready, by way of the event.
+// revoked goes from the refusal to a source that is Ready, by way of the event. On a machine that is so busy that the leader sees the
+// failure first, it is told again; with another answer, because notification-controller drops what repeats itself.
 func (d *demo) revoked(ctx context.Context) error {
+	for _, answer := range []devops.Answer{devops.SignIn(), devops.SignInPage(http.StatusNonAuthoritativeInfo), devops.Unauthorized()} {
+		d.devops.Change(func(c *devops.Config) { c.Refusal = answer })
+		if told, err := d.byEvent(ctx); told || err != nil {
+			return err
+		}
+		d.did("the leader saw it before the event came in, as it may where a machine is busy: once more")
+		if err := pause(ctx, calm); err != nil {
+			return err
+		}
+	}
+	return errors.New("the leader saw it each time before the event came in")
+}
+
+// byEvent tells whether it was the event that asked for the token.
+func (d *demo) byEvent(ctx context.Context) (told bool, err error) {
 	began, secrets, sources, minted := time.Now(), len(d.secret.all()), len(d.source.all()), d.installed.Entra.Requests()
 	before := d.revoke()
 	refusal, err := d.refused(ctx, d.source)
 	if err != nil {
-		return err
+		return false, err
 	}
-	d.at(refusal.Answered, "", "source-controller is sent to the sign-in page (%d), and reports that it failed", refusal.Status)
-	if d.event, err = d.reported(ctx, d.source, began); err != nil {
-		return err
+	d.at(refusal.Answered, "", "Azure DevOps answers source-controller with %d, and that reports its failure", refusal.Status)
+	event, err := d.reported(ctx, d.source, began)
+	if err != nil {
+		return false, err
 	}
 	leader := holder(d.lease.last(leads).object)
-	if _, err := d.secret.await(ctx, secrets, causedBy(d.event)); err != nil {
-		return err
-	}
 	written, err := d.renewed(ctx, secrets, minted, before)
 	if err != nil {
-		return err
+		return false, err
 	}
 	ready, err := d.source.await(ctx, sources, recovered())
+	if err != nil || !causedBy(event)(written.object) {
+		return false, err
+	}
+	since := func(t time.Time) string { return short(t.Sub(event.Start)) }
+	d.at(event.Start, "0 ms", "the event is at %s, a follower", event.Resource[podName])
+	d.at(event.End, since(event.End), "202: the request stands on the Secret")
+	d.at(written.seen, since(written.seen), "%s, the leader, was asked: token %s took its place", leader, hash(written.object))
+	d.at(ready.seen, since(ready.seen), "the GitRepository is Ready")
+	d.row("an event comes in → a new token in the Secret", written.seen.Sub(event.Start), "1 mint")
+	d.row("an event comes in → the GitRepository is Ready", ready.seen.Sub(event.Start), "1 mint")
+	d.event = event
+	return true, nil
+}
+
+// forbidden is a failure that another token would not mend.
+func (d *demo) forbidden(ctx context.Context) error {
+	before, secrets, minted := d.secret.last(d.good).object, len(d.secret.all()), d.installed.Entra.Requests()
+	other, err := d.create(ctx, "apps")
 	if err != nil {
 		return err
 	}
-	since := func(t time.Time) string { return short(t.Sub(d.event.Start)) }
-	d.at(d.event.Start, "0 ms", "the event is at %s, a follower", d.event.Resource[podName])
-	d.at(d.event.End, since(d.event.End), "202: the request stands on the Secret")
-	d.at(written.seen, since(written.seen), "%s, the leader, was asked: token %s took its place", leader, hash(written.object))
-	d.at(ready.seen, since(ready.seen), "the GitRepository is Ready")
-	d.row("an event comes in → a new token in the Secret", written.seen.Sub(d.event.Start), "1 mint")
-	d.row("an event comes in → the GitRepository is Ready", ready.seen.Sub(d.event.Start), "1 mint")
-	return nil
+	if _, err := other.await(ctx, 0, isReady); err != nil {
+		return err
+	}
+	d.did("it is Ready; then the identity loses its permission on that repository")
+	began := time.Now()
+	other.repository.Forbid(devops.Forbidden())
+	refusal, err := d.refused(ctx, other)
+	if err != nil {
+		return err
+	}
+	d.at(refusal.Answered, "", "Azure DevOps answers source-controller with %d, and that reports its failure", refusal.Status)
+	event, err := d.reported(ctx, other, began)
+	if err != nil {
+		return err
+	}
+	handled, err := d.secret.await(ctx, secrets, func(s *corev1.Secret) bool {
+		answered := s != nil && s.Annotations[secret.HandledRequest] != before.Annotations[secret.HandledRequest] && isHandled(s)
+		return answered && (causedBy(event)(s) || event.Attributes[eventOutcome] == "coalesced") // with what the leader saw itself
+	})
+	if err != nil {
+		return err
+	}
+	if got := handled.object.Annotations[secret.HandledOutcome]; got != string(refresh.StillValid) || hash(handled.object) != hash(before) {
+		return fmt.Errorf("it ended with %s, and token %s in the Secret", got, hash(handled.object))
+	}
+	if !isReady(d.source.all()[len(d.source.all())-1].object) {
+		return fmt.Errorf("GitRepository %s is not Ready any more", d.source.name)
+	}
+	took := handled.seen.Sub(event.Start)
+	d.at(event.Start, "0 ms", "the event is at %s, a follower; verdict: %s", event.Resource[podName], event.Attributes["event.verdict"])
+	d.at(handled.seen, short(took), "the other source may use token %s. Outcome: %s",
+		hash(before), handled.object.Annotations[secret.HandledOutcome])
+	d.more("requests to Entra: %d, as before", minted)
+	d.row("an event about a missing permission → StillValid", took, "no mint")
+
+	failed := len(other.all())
+	other.repository.Allow()
+	d.did("the permission is given back")
+	if err := d.reconcile(ctx, other); err != nil {
+		return err
+	}
+	if _, err := other.await(ctx, failed-1, isReady); err != nil {
+		return err
+	}
+	d.did("both sources are Ready")
+	return d.stillAt(minted)
 }
 
-// unreported is the same with nobody to send the event.
+// unreported is a revocation with nobody to send the event.
 func (d *demo) unreported(ctx context.Context) error {
 	began, secrets, sources, minted := time.Now(), len(d.secret.all()), len(d.source.all()), d.installed.Entra.Requests()
 	if err := d.flux.Notification.Stop(ctx); err != nil {
@@ -65,8 +141,8 @@ func (d *demo) unreported(ctx context.Context) error {
 		return err
 	}
 	since := func(t time.Time) time.Duration { return t.Sub(refusal.Answered) }
-	d.at(refusal.Answered, "0 ms", "source-controller is sent to the sign-in page (%d). Before it says so in", refusal.Status)
-	d.more("the source's status, it goes on trying to send the event")
+	d.at(refusal.Answered, "0 ms", "Azure DevOps answers source-controller with %d. Before that says so", refusal.Status)
+	d.more("in the source's status, it goes on trying to send the event")
 	failed, err := d.source.await(ctx, sources, isFailed)
 	if err != nil {
 		return err
@@ -97,58 +173,6 @@ func (d *demo) unreported(ctx context.Context) error {
 	return nil
 }
 
-// forbidden is a failure that another token would not mend.
-func (d *demo) forbidden(ctx context.Context) error {
-	before, secrets, minted := d.secret.last(d.good).object, len(d.secret.all()), d.installed.Entra.Requests()
-	other, err := d.create(ctx, "apps")
-	if err != nil {
-		return err
-	}
-	if _, err := other.await(ctx, 0, isReady); err != nil {
-		return err
-	}
-	d.did("it is Ready; then the identity loses its permission on that repository")
-	began := time.Now()
-	other.repository.Forbid(devops.Forbidden())
-	refusal, err := d.refused(ctx, other)
-	if err != nil {
-		return err
-	}
-	d.at(refusal.Answered, "", "source-controller is refused (%d), and reports that it failed", refusal.Status)
-	event, err := d.reported(ctx, other, began)
-	if err != nil {
-		return err
-	}
-	handled, err := d.secret.await(ctx, secrets, func(s *corev1.Secret) bool { return causedBy(event)(s) && isHandled(s) })
-	if err != nil {
-		return err
-	}
-	if got := handled.object.Annotations[secret.HandledOutcome]; got != string(refresh.StillValid) || hash(handled.object) != hash(before) {
-		return fmt.Errorf("it ended with %s, and token %s in the Secret", got, hash(handled.object))
-	}
-	if !isReady(d.source.all()[len(d.source.all())-1].object) {
-		return fmt.Errorf("GitRepository %s is not Ready any more", d.source.name)
-	}
-	took := handled.seen.Sub(event.Start)
-	d.at(event.Start, "0 ms", "the event is at %s, a follower; verdict: %s", event.Resource[podName], event.Attributes["event.verdict"])
-	d.at(handled.seen, short(took), "the other source may use token %s. Outcome: %s",
-		hash(before), handled.object.Annotations[secret.HandledOutcome])
-	d.more("requests to Entra: %d, as before", minted)
-	d.row("an event about a missing permission → StillValid", took, "no mint")
-
-	failed := len(other.all())
-	other.repository.Allow()
-	d.did("the permission is given back")
-	if err := d.reconcile(ctx, other); err != nil {
-		return err
-	}
-	if _, err := other.await(ctx, failed-1, isReady); err != nil {
-		return err
-	}
-	d.did("both sources are Ready")
-	return d.stillAt(minted)
-}
-
 // revoke has Azure DevOps refuse the token that is in the Secret.
 func (d *demo) revoke() *corev1.Secret {
 	before := d.secret.last(d.good).object
@@ -172,7 +196,7 @@ func (d *demo) renewed(ctx context.Context, secrets, minted int, before *corev1.
 	return written, d.wrote(written.object, refresh.RefreshRequested, minted+1)
 }
 
-// reported gives the span of the event about a source, which came in at a follower and asked for a refresh.
+// reported gives the span of the event about a source, which came in at a follower and was acknowledged.
 func (d *demo) reported(ctx context.Context, about *source, since time.Time) (otlp.Span, error) {
 	event, err := d.spans.Wait(ctx, func(s otlp.Span) bool {
 		return isEvent(s) && s.Start.After(since) && strings.HasSuffix(s.Attributes["cloudevents.event_source"], "/"+about.name)
@@ -183,7 +207,7 @@ func (d *demo) reported(ctx context.Context, about *source, since time.Time) (ot
 	if leader := holder(d.lease.last(leads).object); event.Resource[podName] == leader {
 		return event, fmt.Errorf("the event came in at %s, which leads", leader)
 	}
-	if status, outcome := event.Attributes["http.response.status_code"], event.Attributes["event.outcome"]; status != "202" || outcome != "requested" {
+	if status, outcome := event.Attributes["http.response.status_code"], event.Attributes[eventOutcome]; status != "202" || outcome == "ignored" {
 		return event, fmt.Errorf("the event was answered with %s, %s", status, outcome)
 	}
 	return event, nil

@@ -74,10 +74,10 @@ func (d *demo) makeKey(ctx context.Context, dir string) (mounted string, err err
 	return mounted, os.WriteFile(filepath.Join(mounted, eventsKey), []byte(key), 0o600)
 }
 
-// startDevOps starts an Azure DevOps that takes the tokens of entra and sends others to its sign-in page. It gives what the
+// startDevOps starts an Azure DevOps that takes the tokens of entra. It gives what the
 // product's configuration says of it: in a cluster, verifyHosts is dev.azure.com by itself.
 func (d *demo) startDevOps(entra *azuretest.Entra, dir string) (config string, err error) {
-	if d.devops, err = devops.Start(devops.Config{Entra: entra, Refusal: devops.SignIn()}); err != nil {
+	if d.devops, err = devops.Start(devops.Config{Entra: entra}); err != nil {
 		return "", err
 	}
 	d.closers = append(d.closers, d.devops.Close)
