@@ -73,6 +73,26 @@ func TestInstallationDocs(t *testing.T) {
 	}
 }
 
+// The README's own line.
+func TestReadmeInstallsByHelm(t *testing.T) {
+	t.Parallel()
+	found := 0
+	for line := range strings.SplitSeq(strings.ReplaceAll(string(read(t, "../README.md")), "\\\n", " "), "\n") {
+		words := strings.Fields(line)
+		if len(words) < 4 || words[0] != "helm" || words[1] != "install" {
+			continue
+		}
+		if filepath.Join("..", words[3]) != chartDir {
+			t.Errorf("%s: it is another chart", line)
+		}
+		helm(t, words[2], words[4:], nil)
+		found++
+	}
+	if found != 1 {
+		t.Errorf("found %d commands, want one", found)
+	}
+}
+
 // helm renders what a command line of it would install; its files are the page's blocks.
 func helm(t *testing.T, name string, flags []string, blocks map[string]string) {
 	t.Helper()
