@@ -1,6 +1,6 @@
-// Command tools builds the named tools, or all that the tests run, and prints where each one is.
+// Command tools builds the named tools, or all that "make test" runs, and prints where each one is.
 //
-//	go run ./tools [etcd | kube-apiserver | kubectl | source-controller | notification-controller | golangci-lint]...
+//	go run ./tools [NAME]...
 package main
 
 import (
@@ -27,6 +27,7 @@ func run(ctx context.Context, out io.Writer, names []string) error {
 	tools := map[string]toolchain.Tool{}
 	needed := []toolchain.Tool{
 		toolchain.Etcd, toolchain.KubeAPIServer, toolchain.Kubectl, toolchain.SourceController, toolchain.NotificationController,
+		toolchain.Promtool, toolchain.Prometheus,
 	}
 	for _, tool := range append(needed, toolchain.GolangCILint) {
 		tools[tool.Name] = tool
