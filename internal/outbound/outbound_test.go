@@ -145,19 +145,35 @@ func TestWithoutATraceThereIsNoSpan(t *testing.T) {
 	}
 }
 
+// TestQuiet makes a span as azcore does.
 func TestQuiet(t *testing.T) {
 	t.Parallel()
 	spans := tracetest.NewSpanRecorder()
 	provider := outbound.Quiet(sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans)))
-	_, span := provider.Tracer("test").Start(context.Background(), "a span")
+	const id = "3f2504e0-4f89-11d3-9a0c-0305e82c3301"
+	_, span := provider.Tracer("test").Start(context.Background(), "HTTP POST", trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(
+		attribute.String("http.method", "POST"), attribute.String("http.url", "https://login.example:8443/token?x="+secret),
+		attribute.String("net.peer.name", "login.example:8443"), attribute.String("http.user_agent", "azsdk-go"),
+	))
 	span.SetStatus(codes.Error, secret)
 	span.RecordError(errors.New(secret))
 	span.AddEvent(secret)
-	span.SetAttributes(attribute.String("az.service_request_id", secret), attribute.String("kept", "kept"))
-	span.SetAttributes(attribute.String("az.service_request_id", "3f2504e0-4f89-11d3-9a0c-0305e82c3301"))
+	span.SetAttributes(attribute.Int("http.status_code", 400), attribute.String("az.service_request_id", secret))
+	span.SetAttributes(attribute.String("az.service_request_id", id), attribute.String("az.namespace", "Microsoft.Entra"))
 	span.End()
-	got := spans.Ended()[0]
-	if all := fmt.Sprint(got.Attributes(), got.Events(), got.Status()); strings.Contains(all, secret) || len(got.Attributes()) != 2 || got.Status().Code != codes.Error {
-		t.Errorf("got %s", all)
+	ended := spans.Ended()[0]
+	got := map[string]string{}
+	for _, a := range ended.Attributes() {
+		got[string(a.Key)] = a.Value.String()
+	}
+	want := map[string]string{
+		"http.request.method": "POST", "url.full": "https://login.example:8443/token", "server.address": "login.example", "server.port": "8443",
+		"user_agent.original": "azsdk-go", "http.response.status_code": "400", "error.type": "400", "az.service_request_id": id, "az.namespace": "Microsoft.Entra",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	if ended.SpanKind() != trace.SpanKindClient || ended.Status().Code != codes.Error || ended.Status().Description != "" || len(ended.Events()) != 0 {
+		t.Errorf("kind %s, status %v, events %v", ended.SpanKind(), ended.Status(), ended.Events())
 	}
 }

@@ -2,7 +2,9 @@ package outbound
 
 import (
 	"context"
-	"slices"
+	"net"
+	"net/http"
+	"strconv"
 	"strings"
 
 	"github.com/google/uuid"
@@ -25,7 +27,8 @@ func (p quietProvider) Tracer(name string, options ...trace.TracerOption) trace.
 type quietTracer struct{ trace.Tracer }
 
 func (t quietTracer) Start(ctx context.Context, name string, options ...trace.SpanStartOption) (context.Context, trace.Span) {
-	ctx, span := t.Tracer.Start(ctx, name, options...)
+	given := trace.NewSpanStartConfig(options...)
+	ctx, span := t.Tracer.Start(ctx, name, trace.WithSpanKind(given.SpanKind()), trace.WithAttributes(presentable(given.Attributes())...))
 	quiet := quietSpan{span}
 	return trace.ContextWithSpan(ctx, quiet), quiet
 }
@@ -37,15 +40,45 @@ func (s quietSpan) SetStatus(code codes.Code, _ string)     { s.Span.SetStatus(c
 func (s quietSpan) RecordError(error, ...trace.EventOption) {}
 func (s quietSpan) AddEvent(string, ...trace.EventOption)   {}
 func (s quietSpan) SetAttributes(attributes ...attribute.KeyValue) {
-	attributes = slices.DeleteFunc(attributes, func(a attribute.KeyValue) bool {
-		// The one attribute that a server fills in (from x-ms-request-id) has to be the id that it is said to be.
-		return a.Key == "az.service_request_id" && uuid.Validate(a.Value.AsString()) != nil
-	})
-	for i, a := range attributes {
-		if a.Key == semconv.URLFullKey {
+	s.Span.SetAttributes(presentable(attributes)...)
+}
+
+// presentable gives attributes without what a server chose and without queries, and in the words of the conventions that everything else here
+// follows: azcore knows those of 2023 (http.url, net.peer.name).
+func presentable(attributes []attribute.KeyValue) []attribute.KeyValue {
+	var out []attribute.KeyValue
+	for _, a := range attributes {
+		switch a.Key {
+		case "az.service_request_id":
+			// The one attribute that a server fills in (from x-ms-request-id) has to be the id that it is said to be.
+			if uuid.Validate(a.Value.AsString()) == nil {
+				out = append(out, a)
+			}
+		case semconv.URLFullKey, "http.url":
 			path, _, _ := strings.Cut(a.Value.AsString(), "?")
-			attributes[i] = semconv.URLFull(path)
+			out = append(out, semconv.URLFull(path))
+		case "http.method":
+			out = append(out, semconv.HTTPRequestMethodKey.String(a.Value.AsString()))
+		case "http.user_agent":
+			out = append(out, semconv.UserAgentOriginal(a.Value.AsString()))
+		case "http.status_code":
+			status := int(a.Value.AsInt64())
+			out = append(out, semconv.HTTPResponseStatusCode(status))
+			if status >= http.StatusBadRequest {
+				out = append(out, semconv.ErrorTypeKey.String(strconv.Itoa(status)))
+			}
+		case "net.peer.name":
+			host, port, err := net.SplitHostPort(a.Value.AsString())
+			if err != nil {
+				host = a.Value.AsString()
+			}
+			out = append(out, semconv.ServerAddress(host))
+			if number, err := strconv.Atoi(port); err == nil {
+				out = append(out, semconv.ServerPort(number))
+			}
+		default:
+			out = append(out, a)
 		}
 	}
-	s.Span.SetAttributes(attributes...)
+	return out
 }
