@@ -6,9 +6,14 @@ import (
 	"bytes"
 	"os"
 	"os/exec"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
+	"flux-token-refresher/e2e/internal/otlp"
 	"flux-token-refresher/e2e/internal/toolchain"
 )
 
@@ -49,4 +54,84 @@ func TestMetricsAreWellFormed(t *testing.T) {
 	if t.Failed() {
 		t.Log(string(open))
 	}
+}
+
+// eventTrace is the trace of an event: from its receipt by a follower over the API server, Entra and the Git server to the leader's word to Flux.
+const eventTrace = `
+POST /events (follower, SERVER)
+  GET /apis/source.toolkit.fluxcd.io/v1/namespaces/{namespace}/gitrepositories/{name} (follower, CLIENT)
+  refresh.request (follower, PRODUCER)
+    GET /api/v1/namespaces/{namespace}/secrets/{name} (follower, CLIENT)
+    PATCH /api/v1/namespaces/{namespace}/secrets/{name} (follower, CLIENT)
+    refresh (leader, CONSUMER)
+      token.verify (leader, INTERNAL)
+        GET (leader, CLIENT)
+      token.acquire (leader, INTERNAL)
+        ClientAssertionCredential.GetToken (leader, INTERNAL)
+          HTTP GET (leader, CLIENT)
+          HTTP POST (leader, CLIENT)
+      secret.apply (leader, INTERNAL)
+        PATCH /api/v1/namespaces/{namespace}/secrets/{name} (leader, CLIENT)
+      flux.wake (leader, INTERNAL)
+      token.verify (leader, INTERNAL)
+        GET (leader, CLIENT)
+`
+
+// TestOneTrace: one trace runs from the event at a follower to the word to Flux from the leader.
+func TestOneTrace(t *testing.T) {
+	t.Parallel()
+	l := newLoop(t, controlPlane, fluxOf(t), newNamespace(t))
+	l.start(t, "")
+	l.sources.notify(t, l.events)
+	awaitSecret(t, l.Installation, credential, sound(l.Installation))
+	l.read(t, "source")
+	_, request := l.event(t)
+	inTrace := func(s otlp.Span) bool { return s.TraceID == request.TraceID }
+	if _, err := l.spans.Wait(patient(t), func(s otlp.Span) bool { return inTrace(s) && s.Name == "refresh" }); err != nil {
+		t.Fatalf("no refresh belongs to the event's trace: %v", err)
+	}
+	spans := l.spans.Spans(inTrace)
+	if diff := cmp.Diff(strings.TrimPrefix(eventTrace, "\n"), l.outline(t, spans)); diff != "" {
+		t.Errorf("the trace (-want +got):\n%s", diff)
+	}
+	var tree strings.Builder
+	if err := otlp.WriteTree(&tree, spans); err != nil {
+		t.Fatal(err)
+	}
+	t.Log("\n" + tree.String())
+}
+
+// outline writes a trace with one span a line, below its parent and in the order of their starts. It leaves out what depends on the moment: the
+// discovery of Flux's kinds, which is remembered, and the word to a source, which the leader may not have seen failing yet; that it
+// was given as often as flux.wake says is checked here.
+func (l *loop) outline(t *testing.T, spans []otlp.Span) string {
+	t.Helper()
+	roles := map[string]string{l.leader.Name(): "leader", l.follower.Name(): "follower"}
+	ids := map[string]bool{}
+	for _, s := range spans {
+		ids[s.ID] = true
+	}
+	slices.SortFunc(spans, func(a, b otlp.Span) int { return a.Start.Compare(b.Start) })
+	var out strings.Builder
+	var write func(parent otlp.Span, indent string)
+	write = func(parent otlp.Span, indent string) {
+		woken := 0
+		for _, s := range spans {
+			switch {
+			case s.Parent != parent.ID && (parent.ID != "" || ids[s.Parent]):
+			case parent.Name == "flux.wake":
+				woken++
+			case s.Name == "GET /apis/source.toolkit.fluxcd.io" || s.Name == "GET /apis/source.toolkit.fluxcd.io/v1":
+			default:
+				kind := strings.TrimPrefix(s.Kind.String(), "SPAN_KIND_")
+				out.WriteString(indent + s.Name + " (" + roles[s.Resource["k8s.pod.name"]] + ", " + kind + ")\n")
+				write(s, indent+"  ")
+			}
+		}
+		if parent.Name == "flux.wake" && parent.Attributes["flux.woken"] != strconv.Itoa(woken) {
+			t.Errorf("flux.wake woke %s, and made %d requests", parent.Attributes["flux.woken"], woken)
+		}
+	}
+	write(otlp.Span{}, "")
+	return out.String()
 }
