@@ -1,10 +1,11 @@
-// Package toolchain builds the programs that the tests run, from source, with nothing but Go: the tools
-// (kube-apiserver, etcd, Flux's controllers, golangci-lint), which take minutes and are kept in the user's cache
-// folder, and the product itself.
+// Package toolchain builds the programs that the tests run, from source, with nothing but Go: the tools (Kubernetes, etcd,
+// containerd, Flux's controllers, golangci-lint), which take minutes and are kept in the user's cache folder, and the
+// product itself.
 package toolchain
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -13,8 +14,10 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	pathpkg "path"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -23,21 +26,39 @@ import (
 	"golang.org/x/mod/module"
 )
 
-// Tool is a program built from the Go module e2e/tools/NAME, whose one tool line says which package it is.
+// Tool is a program built from a Go module below e2e/tools, one of whose tool lines says which package it is.
 type Tool struct {
 	Name string
+	// Module is the folder of the module; Name when empty, and the module then has one tool line. In another the tool's line
+	// ends in Name.
+	Module string
 	// Takes is how long the first build took on two cores with an empty build cache (measured).
 	Takes time.Duration
 }
 
-// The tools; each has a module of its own, because their dependencies do not agree.
+// The tools. Those of different projects have modules of their own, because their dependencies do not agree.
 var (
 	Etcd                   = Tool{Name: "etcd", Takes: 44 * time.Second}
-	KubeAPIServer          = Tool{Name: "kube-apiserver", Takes: 4*time.Minute + 13*time.Second}
+	KubeAPIServer          = Tool{Name: "kube-apiserver", Module: "kubernetes", Takes: 4*time.Minute + 13*time.Second}
 	GolangCILint           = Tool{Name: "golangci-lint", Takes: 90 * time.Second}
 	SourceController       = Tool{Name: "source-controller", Takes: 3*time.Minute + 20*time.Second}
 	NotificationController = Tool{Name: "notification-controller", Takes: 5 * time.Minute}
 )
+
+// What makes a node of the control plane that Etcd and KubeAPIServer are; KubeAPIServer is built before them.
+var (
+	KubeControllerManager = Tool{Name: "kube-controller-manager", Module: "kubernetes", Takes: 41 * time.Second}
+	KubeScheduler         = Tool{Name: "kube-scheduler", Module: "kubernetes", Takes: 46 * time.Second}
+	Kubelet               = Tool{Name: "kubelet", Module: "kubernetes", Takes: 43 * time.Second}
+	KubeProxy             = Tool{Name: "kube-proxy", Module: "kubernetes", Takes: 12 * time.Second}
+	Containerd            = Tool{Name: "containerd", Module: "containerd", Takes: 62 * time.Second}
+	ContainerdShim        = Tool{Name: "containerd-shim-runc-v2", Module: "containerd", Takes: 10 * time.Second}
+	Ctr                   = Tool{Name: "ctr", Module: "containerd", Takes: 10 * time.Second}
+	CoreDNS               = Tool{Name: "coredns", Takes: 2 * time.Minute}
+)
+
+// Node is all that makes a node.
+var Node = []Tool{KubeControllerManager, KubeScheduler, Kubelet, KubeProxy, Containerd, ContainerdShim, Ctr, CoreDNS}
 
 // Build gives the path of the tool in the user's cache folder (os.UserCacheDir()/flux-token-refresher), after building
 // it where it is missing, which is said on progress. Another version of the tool, of Go, or of a dependency is
@@ -138,11 +159,11 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// toolModule is the module e2e/tools/NAME.
+// toolModule is a tool's module below e2e/tools.
 type toolModule struct {
 	dir   string
 	goMod []byte
-	pkg   string         // that the tool line names
+	pkg   string         // that the tool's line names
 	tool  module.Version // the module that holds it
 }
 
@@ -151,7 +172,7 @@ func (t Tool) module(ctx context.Context) (toolModule, error) {
 	if err != nil {
 		return toolModule{}, err
 	}
-	m := toolModule{dir: filepath.Join(e2e, "tools", t.Name)}
+	m := toolModule{dir: filepath.Join(e2e, "tools", cmp.Or(t.Module, t.Name))}
 	if m.goMod, err = os.ReadFile(filepath.Join(m.dir, "go.mod")); err != nil {
 		return toolModule{}, err
 	}
@@ -159,10 +180,13 @@ func (t Tool) module(ctx context.Context) (toolModule, error) {
 	if err != nil {
 		return toolModule{}, err
 	}
-	if len(file.Tool) != 1 {
-		return toolModule{}, fmt.Errorf("go.mod: %d tool lines, want one", len(file.Tool))
+	tools := slices.DeleteFunc(file.Tool, func(line *modfile.Tool) bool {
+		return t.Module != "" && pathpkg.Base(line.Path) != t.Name
+	})
+	if len(tools) != 1 {
+		return toolModule{}, fmt.Errorf("go.mod: %d tool lines for it, want one", len(tools))
 	}
-	m.pkg = file.Tool[0].Path
+	m.pkg = tools[0].Path
 	for _, require := range file.Require {
 		if path := require.Mod.Path; (m.pkg == path || strings.HasPrefix(m.pkg, path+"/")) && len(path) > len(m.tool.Path) {
 			m.tool = require.Mod
