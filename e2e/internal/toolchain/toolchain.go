@@ -60,6 +60,12 @@ var (
 // Node is all that makes a node.
 var Node = []Tool{KubeControllerManager, KubeScheduler, Kubelet, KubeProxy, Containerd, ContainerdShim, Ctr, CoreDNS}
 
+// Pause builds the program that holds a Pod's namespaces into dir, static, and gives its path.
+func Pause(ctx context.Context, dir string) (string, error) {
+	path := filepath.Join(dir, "pause")
+	return path, goBuild(ctx, "", []string{"CGO_ENABLED=0"}, "-o", path, "flux-token-refresher/e2e/internal/node/pause")
+}
+
 // Build gives the path of the tool in the user's cache folder (os.UserCacheDir()/flux-token-refresher), after building
 // it where it is missing, which is said on progress. Another version of the tool, of Go, or of a dependency is
 // another file. Processes that build the same tool at once wait for the first.
@@ -111,10 +117,33 @@ func (t Tool) SourceDir(ctx context.Context) (string, error) {
 	return downloaded.Dir, nil
 }
 
+// Root gives the folder of the product's module.
+func Root(ctx context.Context) (string, error) { return moduleDir(ctx, "flux-token-refresher") }
+
+// DownloadModules downloads what the product is built of, where it is missing.
+func DownloadModules(ctx context.Context) error {
+	root, err := Root(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = goCommand(ctx, root, nil, "mod", "download")
+	return err
+}
+
+// GoEnv gives variables of the go command.
+func GoEnv(ctx context.Context, names ...string) (map[string]string, error) {
+	out, err := goCommand(ctx, "", nil, append([]string{"env", "-json"}, names...)...)
+	if err != nil {
+		return nil, err
+	}
+	var env map[string]string
+	return env, json.Unmarshal(out, &env)
+}
+
 // Product builds flux-token-refresher into dir and gives its path; race adds the race detector, which needs a C
 // compiler.
 func Product(ctx context.Context, dir string, race bool) (string, error) {
-	root, err := moduleDir(ctx, "flux-token-refresher")
+	root, err := Root(ctx)
 	if err != nil {
 		return "", err
 	}

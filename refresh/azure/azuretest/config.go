@@ -26,6 +26,8 @@ const TokenExchange = "api://AzureADTokenExchange"
 type Config struct {
 	// Address to listen on; 127.0.0.1 and a free port when empty. It cannot be changed later.
 	Address string
+	// Host is what stands in URLs, and whose certificate it has; the address when empty. It cannot be changed later.
+	Host string
 	// Applications name the tenants, too.
 	Applications []Application
 	// MinLifetime and MaxLifetime bound a token's lifetime, which is random as Entra's is: 60 and 90 minutes

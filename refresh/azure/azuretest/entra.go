@@ -3,6 +3,7 @@
 package azuretest
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -39,10 +40,6 @@ func Start(config Config) (*Entra, error) {
 	if config.Address == "" {
 		config.Address = "127.0.0.1:0"
 	}
-	ca, certificate, err := newCertificates()
-	if err != nil {
-		return nil, err
-	}
 	signer, err := newSigner()
 	if err != nil {
 		return nil, err
@@ -51,8 +48,13 @@ func Start(config Config) (*Entra, error) {
 	if err != nil {
 		return nil, fmt.Errorf("emulator of Entra: %w", err)
 	}
+	address := listener.Addr().(*net.TCPAddr)
+	ca, certificate, err := NewCertificate(cmp.Or(config.Host, address.IP.String()))
+	if err != nil {
+		return nil, errors.Join(err, listener.Close())
+	}
 	e := &Entra{
-		url:     "https://" + listener.Addr().String() + "/",
+		url:     "https://" + cmp.Or(config.Host, address.String()) + "/",
 		ca:      ca,
 		signer:  signer,
 		served:  make(chan struct{}),
