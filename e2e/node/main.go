@@ -8,11 +8,15 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"flux-token-refresher/e2e/internal/flux"
 	"flux-token-refresher/e2e/internal/node"
 )
 
@@ -29,9 +33,10 @@ func main() {
 }
 
 const look = `
-The product runs on a node, until Ctrl-C. Its network is a world of its own; to enter it:
+The product runs on a node, until Ctrl-C, beside Flux and emulators of Entra (login.microsoftonline.com) and Azure DevOps (dev.azure.com).
+All of it is in namespaces of its own. To look around, with a kubectl of yours, as root in another terminal:
 
-  nsenter --target=%[1]d --net --mount --pid --wdns=$PWD env KUBECONFIG=%[2]s %[3]s
+  nsenter --target=%s --net --mount --pid env KUBECONFIG=%s bash
 
   kubectl get pods -A -o wide
   kubectl -n flux-system describe secret flux-system
@@ -39,7 +44,25 @@ The product runs on a node, until Ctrl-C. Its network is a world of its own; to 
   kubectl -n flux-system logs -l app.kubernetes.io/name=flux-token-refresher
 `
 
-// stay installs the product and waits for Ctrl-C.
-func stay(ctx context.Context, dir string) error {
-	return smoke(ctx, dir)
+// stay installs the product and a source that reads its Secret, and waits for Ctrl-C.
+func stay(ctx context.Context, dir string) (err error) {
+	w, err := start(ctx, dir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, w.close()) }()
+	if err := w.install(ctx, &kustomize{world: w}); err != nil {
+		return err
+	}
+	repository, err := w.devops.Create(ctx, "org", "project", "fleet")
+	if err != nil {
+		return err
+	}
+	source := flux.GitRepository("fleet", repository.URL, secretName)
+	if _, err := w.GitRepositories(namespace).Create(ctx, source, metav1.CreateOptions{}); err != nil {
+		return err
+	}
+	fmt.Fprintf(os.Stdout, look, node.PID(), w.node.Kubeconfig)
+	<-ctx.Done()
+	return nil
 }

@@ -16,19 +16,31 @@ import (
 
 // Builder builds images into a storage of its own.
 type Builder struct {
-	dir   string // of the storage
-	cache string // of Go's build cache in the Dockerfile, which is kept
+	dir string // of the storage and of temporary files
 }
 
-// New gives a Builder that keeps its images in dir, which it creates.
+// New gives a Builder that keeps its images in dir, which it creates. What RUN --mount=type=cache caches, Go's builds, stays in the user's
+// cache folder.
 func New(dir string) (*Builder, error) {
-	cache, err := os.UserCacheDir()
+	user, err := os.UserCacheDir()
 	if err != nil {
 		return nil, err
 	}
-	b := &Builder{dir: dir, cache: filepath.Join(cache, "flux-token-refresher", "buildah")}
-	return b, errors.Join(os.MkdirAll(dir, 0o700), os.MkdirAll(b.cache, 0o700))
+	cache := filepath.Join(user, "flux-token-refresher", "buildah")
+	b := &Builder{dir: dir}
+	if err := errors.Join(os.MkdirAll(b.temporary(), 0o700), os.MkdirAll(cache, 0o700)); err != nil {
+		return nil, err
+	}
+	// buildah keeps such a cache among the temporary files, since 1.29 under a name with the user's id.
+	for _, name := range []string{"buildah-cache", fmt.Sprintf("buildah-cache-%d", os.Getuid())} {
+		if err := os.Symlink(cache, filepath.Join(b.temporary(), name)); err != nil {
+			return nil, err
+		}
+	}
+	return b, nil
 }
+
+func (b *Builder) temporary() string { return filepath.Join(b.dir, "tmp") }
 
 // Product builds the Dockerfile under a name. In the place of its base image stands one with a shell, the CA certificates and the Go
 // installation of this machine; modules come from Go's cache, where toolchain.DownloadModules puts them.
@@ -95,6 +107,13 @@ func (b *Builder) base(ctx context.Context, dockerfile string) error {
 	if err := os.Mkdir(filepath.Join(dir, "tmp"), 0o777); err != nil {
 		return err
 	}
+	if err := os.Mkdir(filepath.Join(dir, "etc"), 0o755); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	// Whose HOME is where Go's build cache is.
+	if err := os.WriteFile(filepath.Join(dir, "etc", "passwd"), []byte("root:x:0:0:root:/root:/bin/sh\n"), 0o644); err != nil {
+		return err
+	}
 	return b.scratch(ctx, "docker.io/library/"+name, "COPY . /\nENV PATH=/usr/local/go/bin:/bin GOPATH=/go GOTOOLCHAIN=local\n", dir)
 }
 
@@ -154,8 +173,7 @@ func (b *Builder) buildah(ctx context.Context, args ...string) (string, error) {
 	// vfs asks nothing of the machine's kernel and file system.
 	global := []string{"--root=" + filepath.Join(b.dir, "images"), "--runroot=" + filepath.Join(b.dir, "run"), "--storage-driver=vfs"}
 	command := exec.CommandContext(ctx, "buildah", append(global, args...)...)
-	// It keeps the caches of RUN --mount=type=cache in the folder for temporary files.
-	command.Env = append(os.Environ(), "TMPDIR="+b.cache)
+	command.Env = append(os.Environ(), "TMPDIR="+b.temporary())
 	var stderr strings.Builder
 	command.Stderr = &stderr
 	out, err := command.Output()

@@ -67,12 +67,17 @@ func again(role string) *exec.Cmd {
 // runInit is the first process: it sets up the mounts, starts what Run is for, hands signals on to it, and takes leave of the orphans, as
 // containerd's shims are.
 func runInit() (code int, err error) {
+	pid, err := os.Readlink("/proc/self") // still the machine's
+	if err != nil {
+		return 1, err
+	}
 	if err := mounts(os.Getenv(dirEnv)); err != nil {
 		return 1, err
 	}
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	command := again(roleInside)
+	command.Env = append(command.Env, pidEnv+"="+pid)
 	if err := command.Start(); err != nil {
 		return 1, err
 	}

@@ -18,6 +18,7 @@ const (
 	roleEnv   = "FLUX_TOKEN_REFRESHER_NODE_ROLE"
 	dirEnv    = "FLUX_TOKEN_REFRESHER_NODE_DIR"
 	cgroupEnv = "FLUX_TOKEN_REFRESHER_NODE_CGROUP"
+	pidEnv    = "FLUX_TOKEN_REFRESHER_NODE_PID"
 
 	roleInit   = "init"
 	roleInside = "inside"
@@ -44,6 +45,9 @@ func Run(prepare func(context.Context) error, inside func(dir string) int) int {
 	}
 	return code
 }
+
+// PID is that of the first process in the namespaces, as the machine counts: whoever wants to enter them names it.
+func PID() string { return os.Getenv(pidEnv) }
 
 // outside makes what Run needs on this machine, and takes it away.
 func outside(prepare func(context.Context) error) (code int, err error) {

@@ -99,6 +99,15 @@ func (t Tool) Build(ctx context.Context, progress io.Writer) (string, error) {
 	return path, nil
 }
 
+// Version gives the version of the tool, as v1.2.3.
+func (t Tool) Version(ctx context.Context) (string, error) {
+	m, err := t.module(ctx)
+	if err != nil {
+		return "", fmt.Errorf("tool %s: %w", t.Name, err)
+	}
+	return m.tool.Version, nil
+}
+
 // SourceDir gives the folder of the tool's sources in Go's module cache, after downloading them where they are missing: what
 // a tool's repository has beside its program, as CustomResourceDefinitions, is of the program's version there.
 func (t Tool) SourceDir(ctx context.Context) (string, error) {
