@@ -17,10 +17,9 @@ import (
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
-)
 
-// requestTimeout bounds each request that is neither a watch nor a list.
-const requestTimeout = 5 * time.Second
+	"flux-token-refresher/internal/kube"
+)
 
 // fieldManager is the name that the API server records beside what we wrote.
 const fieldManager = "flux-token-refresher"
@@ -61,7 +60,7 @@ func (a *API) resource(ctx context.Context, k *kind) (resource schema.GroupVersi
 	if ok {
 		return resource, true, nil
 	}
-	bounded, cancel := context.WithTimeout(ctx, requestTimeout)
+	bounded, cancel := context.WithTimeout(ctx, kube.RequestTimeout)
 	defer cancel()
 	// Only this group: what is known of all the groups of a cluster is megabytes.
 	var group metav1.APIGroup
@@ -112,7 +111,7 @@ func (a *API) get(ctx context.Context, at key) (*object, error) {
 		if !ok || resource == before {
 			return nil, nil
 		}
-		bounded, cancel := context.WithTimeout(ctx, requestTimeout)
+		bounded, cancel := context.WithTimeout(ctx, kube.RequestTimeout)
 		u, err := a.objects.Resource(resource).Namespace(at.namespace).Get(bounded, at.name, metav1.GetOptions{})
 		cancel()
 		switch {
@@ -140,7 +139,7 @@ func (a *API) wake(ctx context.Context, at key, now time.Time) (ok bool, err err
 	if err != nil {
 		return false, fmt.Errorf("encode the change: %w", err)
 	}
-	bounded, cancel := context.WithTimeout(ctx, requestTimeout)
+	bounded, cancel := context.WithTimeout(ctx, kube.RequestTimeout)
 	defer cancel()
 	_, err = a.objects.Resource(resource).Namespace(at.namespace).
 		Patch(bounded, at.name, types.MergePatchType, change, metav1.PatchOptions{FieldManager: fieldManager})
@@ -151,4 +150,9 @@ func (a *API) wake(ctx context.Context, at key, now time.Time) (ok bool, err err
 		return false, sanitized(ctx, "annotate", at.String(), err)
 	}
 	return true, nil
+}
+
+// sanitized is what may be told of a failed request about what.
+func sanitized(ctx context.Context, verb, what string, err error) error {
+	return kube.Object{Name: what, Rights: "get, list, watch and patch on it"}.Failure(ctx, verb, err)
 }

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"time"
 
+	"flux-token-refresher/internal/kube"
 	"flux-token-refresher/refresh"
 )
 
@@ -108,7 +109,7 @@ func (n *safetyNet) look(ctx context.Context, k key) {
 	case now.Before(a.notBefore):
 		n.queue.AddAfter(k, a.notBefore.Sub(now))
 	default:
-		bounded, cancel := context.WithTimeout(ctx, requestTimeout)
+		bounded, cancel := context.WithTimeout(ctx, kube.RequestTimeout)
 		err := n.Request(bounded, target, Ask{
 			Source: Object{Kind: k.kind.name, Namespace: k.namespace, Name: k.name}.source(),
 			ID:     o.failure.id, Verdict: o.failure.Verdict, Time: o.failure.since,

@@ -233,7 +233,7 @@ func TestRouteFails(t *testing.T) {
 		took    time.Duration
 	}{
 		"away":      {away, refresh.Unavailable, 0},
-		"hanging":   {hangs, refresh.Unavailable, 5 * time.Second},
+		"hanging":   {hangs, refresh.Unavailable, 10 * time.Second},
 		"forbidden": {forbidden, refresh.Misconfigured, 0},
 		"broken": {func(*http.Request) (*http.Response, error) {
 			return status(http.StatusInternalServerError, "InternalError")

@@ -13,6 +13,7 @@ import (
 	"k8s.io/client-go/tools/record"
 	"k8s.io/client-go/tools/record/util"
 
+	"flux-token-refresher/internal/kube"
 	"flux-token-refresher/refresh"
 )
 
@@ -94,7 +95,7 @@ func (r *Recorder) Run(ctx context.Context) error {
 
 // record writes one Event, once.
 func (r *Recorder) record(ctx context.Context, correlator *record.EventCorrelator, event *corev1.Event) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	ctx, cancel := context.WithTimeout(ctx, kube.RequestTimeout)
 	defer cancel()
 	result, err := correlator.EventCorrelate(event)
 	if err != nil || result.Skip {

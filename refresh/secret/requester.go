@@ -12,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 
+	"flux-token-refresher/internal/kube"
 	"flux-token-refresher/refresh"
 )
 
@@ -110,7 +111,7 @@ func (r *Requester) write(ctx context.Context, live *corev1.Secret, raw, about s
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	ctx, cancel := context.WithTimeout(ctx, kube.RequestTimeout)
 	defer cancel()
 	_, err = r.client.Secrets(live.Namespace).Patch(ctx, live.Name, types.MergePatchType, change, metav1.PatchOptions{FieldManager: Actor})
 	switch {

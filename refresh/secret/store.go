@@ -15,11 +15,9 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
 
+	"flux-token-refresher/internal/kube"
 	"flux-token-refresher/refresh"
 )
-
-// requestTimeout bounds each request that is not a watch.
-const requestTimeout = 10 * time.Second
 
 // Store is refresh.Store on a Kubernetes API server. It keeps no token: what a watch or an answer brings is turned
 // into a refresh.Observed and forgotten.
@@ -111,7 +109,7 @@ func (s *Store) Read(ctx context.Context, target refresh.Target, observed refres
 
 // get reads a Secret; nil when it does not exist.
 func get(ctx context.Context, client typedcorev1.SecretsGetter, name refresh.Name) (*corev1.Secret, error) {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	ctx, cancel := context.WithTimeout(ctx, kube.RequestTimeout)
 	defer cancel()
 	live, err := client.Secrets(name.Namespace).Get(ctx, name.Name, metav1.GetOptions{})
 	switch {
@@ -126,7 +124,7 @@ func get(ctx context.Context, client typedcorev1.SecretsGetter, name refresh.Nam
 // patch changes a Secret and tells its watch what the API server answered. It tries once: when to try again is for
 // the caller to decide, who knows how long the token in the Secret still lives.
 func (s *Store) patch(ctx context.Context, name refresh.Name, kind types.PatchType, change any, options metav1.PatchOptions) error {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	ctx, cancel := context.WithTimeout(ctx, kube.RequestTimeout)
 	defer cancel()
 	body, err := json.Marshal(change)
 	if err != nil {

@@ -2,43 +2,27 @@ package secret
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
-	"time"
 
-	"github.com/go-logr/logr"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
-	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/apimachinery/pkg/util/resourceversion"
-	"k8s.io/apimachinery/pkg/util/wait"
 	apiwatch "k8s.io/apimachinery/pkg/watch"
 	typedcorev1 "k8s.io/client-go/kubernetes/typed/core/v1"
-	"k8s.io/client-go/tools/cache"
-	"k8s.io/klog/v2"
-	"k8s.io/utils/clock"
 
+	"flux-token-refresher/internal/kube"
 	"flux-token-refresher/refresh"
 )
 
-// reconnect is how a lost watch comes back: within two seconds of the API server, and no more than one try a second.
-var reconnect = wait.Backoff{Duration: 100 * time.Millisecond, Factor: 2, Jitter: 1, Steps: 10, Cap: time.Second}
-
-// refusedPause is added after each request that RBAC refuses: somebody has to change a Role first.
-const refusedPause = 3 * time.Second
-
-// watch is one Secret's watch: a cache.Reflector that keeps nothing, and the order of what it and the answers to
-// writes tell. It is the Reflector's store.
+// watch is one Secret's watch, which keeps nothing, and the order of what it and the answers to writes tell.
 type watch struct {
 	target  refresh.Target
 	secrets typedcorev1.SecretInterface
 	log     *slog.Logger
-	trouble string // what was said of the requests that fail; a Reflector makes one after the other
 
 	mu      sync.Mutex // held while observe is called, so that calls never overlap
 	observe func(refresh.Observed)
@@ -46,20 +30,11 @@ type watch struct {
 	ended   bool
 }
 
-// run watches until ctx ends. The loop is that of Reflector.Run, which would hand each failing try to the process's
-// global error handlers and log; report says the same once.
+// run watches until ctx ends.
 func (w *watch) run(ctx context.Context) {
-	quiet := logr.Discard()
-	reflector := cache.NewReflectorWithOptions(
-		&cache.ListWatch{ListWithContextFunc: w.list, WatchFuncWithContext: w.watch},
-		&corev1.Secret{}, w,
-		cache.ReflectorOptions{Name: w.target.Name.String(), Backoff: &reconnect, Logger: &quiet},
-	)
-	delay := reconnect.DelayWithReset(clock.RealClock{}, time.Minute)
-	_ = delay.Until(klog.NewContext(ctx, quiet), true, true, func(ctx context.Context) (bool, error) {
-		_ = reflector.ListAndWatchWithContext(ctx) // list and watch have reported it
-		return false, nil
-	})
+	(&kube.Watch{
+		Name: w.target.Name.String(), Kind: &corev1.Secret{}, Store: w, List: w.list, Watch: w.watch, Changed: w.changed,
+	}).Run(ctx)
 }
 
 // end makes sure that observe is not called any more.
@@ -128,25 +103,12 @@ func (w *watch) Resync() error { return nil }
 
 func (w *watch) list(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
 	options.FieldSelector = w.selector()
-	bounded, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	list, err := w.secrets.List(bounded, options)
-	if err != nil {
-		w.report(ctx, "list", err)
-		return nil, err
-	}
-	return list, nil
+	return w.secrets.List(ctx, options)
 }
 
 func (w *watch) watch(ctx context.Context, options metav1.ListOptions) (apiwatch.Interface, error) {
 	options.FieldSelector = w.selector()
-	events, err := w.secrets.Watch(ctx, options)
-	w.report(ctx, "watch", err)
-	if utilnet.IsConnectionRefused(err) || apierrors.IsTooManyRequests(err) {
-		// Of these two the Reflector knows that they pass, and waits for it with its eyes shut, beyond the end of ctx.
-		return nil, errors.New("the API server is away or busy")
-	}
-	return events, err
+	return w.secrets.Watch(ctx, options)
 }
 
 // selector is what RBAC by resourceNames and kube-apiserver's index go by.
@@ -154,30 +116,15 @@ func (w *watch) selector() string {
 	return fields.OneTermEqualSelector(metav1.ObjectNameField, w.target.Name.Name).String()
 }
 
-// report says once that requests fail, and once that they no longer do. A refusal needs a person; an outage shows in
-// everything else already.
-func (w *watch) report(ctx context.Context, verb string, err error) {
-	switch {
-	case ctx.Err() != nil:
-	case err == nil:
-		if w.trouble != "" {
-			w.log.InfoContext(ctx, "the Secret is watched again")
-		}
-		w.trouble = ""
-	case apierrors.IsForbidden(err) || apierrors.IsUnauthorized(err):
-		if w.trouble != "refused" {
-			w.log.WarnContext(ctx, "not allowed to watch the Secret: grant list, watch and patch on it by name (flux-token-refresher config rbac prints the Role), and check the ServiceAccount's token",
-				"verb", verb)
-		}
-		w.trouble = "refused"
-		select {
-		case <-time.After(refusedPause):
-		case <-ctx.Done():
-		}
+// changed says what a person has to know. A refusal needs one; an outage shows in everything else already.
+func (w *watch) changed(ctx context.Context, state kube.State, verb string, err error) {
+	switch state {
+	case kube.Watching:
+		w.log.InfoContext(ctx, "the Secret is watched again")
+	case kube.Refused:
+		w.log.WarnContext(ctx, "not allowed to watch the Secret: grant list, watch and patch on it by name (flux-token-refresher config rbac prints the Role), and check the ServiceAccount's token",
+			"verb", verb)
 	default:
-		if w.trouble == "" {
-			w.trouble = "failing"
-			w.log.DebugContext(ctx, "the Secret cannot be watched", "verb", verb, "error", failure(ctx, verb, err))
-		}
+		w.log.DebugContext(ctx, "the Secret cannot be watched", "verb", verb, "error", failure(ctx, verb, err))
 	}
 }
