@@ -5,14 +5,18 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	applycorev1 "k8s.io/client-go/applyconfigurations/core/v1"
+	"k8s.io/client-go/tools/cache"
 
+	"flux-token-refresher/e2e/internal/await"
 	"flux-token-refresher/e2e/internal/installation"
 	"flux-token-refresher/e2e/internal/manifests"
 )
@@ -27,6 +31,7 @@ const (
 type way interface {
 	// apply installs the product with a configuration's section refresh, or changes that. It does not wait for Pods.
 	apply(ctx context.Context, refresh string) error
+	// remove takes it away; neither its Pods nor its Secret may be gone when it returns.
 	remove(ctx context.Context) error
 }
 
@@ -41,14 +46,11 @@ func (k *kustomize) apply(ctx context.Context, refresh string) (err error) {
 	if err != nil {
 		return err
 	}
-	deploy, err := filepath.Abs("../deploy")
+	deploy, err := filepath.Rel(dir, filepath.Join(k.root, "deploy"))
 	if err != nil {
 		return err
 	}
-	if deploy, err = filepath.Rel(dir, deploy); err != nil {
-		return err
-	}
-	config, err := os.ReadFile(filepath.Join("..", "deploy", "kustomize", "events", "config.yaml"))
+	config, err := os.ReadFile(filepath.Join(k.root, "deploy", "kustomize", "events", "config.yaml"))
 	if err != nil {
 		return err
 	}
@@ -92,4 +94,25 @@ func (w *world) install(ctx context.Context, by way) error {
 		return err
 	}
 	return w.rolledOut(ctx, installation.Account, replicas)
+}
+
+// uninstall returns when nothing is left of the product but the key.
+func (w *world) uninstall(ctx context.Context, by way) error {
+	if err := by.remove(ctx); err != nil {
+		return err
+	}
+	_, err := await.Object(ctx, &corev1.Pod{}, "the last Pod", func(pod *corev1.Pod) bool { return pod == nil },
+		cache.NewFilteredListWatchFromClient(w.Client.CoreV1().RESTClient(), "pods", namespace, selected))
+	if err != nil {
+		return err
+	}
+	return errors.Join(
+		w.Client.CoreV1().Secrets(namespace).Delete(ctx, secretName, metav1.DeleteOptions{}),
+		w.Client.CoordinationV1().Leases(namespace).Delete(ctx, installation.Account, metav1.DeleteOptions{}),
+	)
+}
+
+// selected selects the product's Pods.
+func selected(options *metav1.ListOptions) {
+	options.LabelSelector = "app.kubernetes.io/name=" + installation.Account
 }

@@ -57,6 +57,7 @@ type world struct {
 	flux.Sources
 
 	dir    string
+	root   string // of the repository
 	node   *node.Node
 	images *image.Builder
 	devops *devops.Server
@@ -81,6 +82,9 @@ func start(ctx context.Context, dir string) (w *world, err error) {
 			err = errors.Join(err, w.close())
 		}
 	}()
+	if w.root, err = toolchain.Root(ctx); err != nil {
+		return w, err
+	}
 	// Images take the processors, a node takes time.
 	both, started := errgroup.WithContext(ctx)
 	both.Go(func() (err error) {

@@ -68,7 +68,7 @@ const startTimeout = 3 * time.Minute
 func Start(ctx context.Context, spec Spec) (*Node, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	n := &Node{spec: spec, Kubeconfig: filepath.Join(spec.Dir, "kubeconfig"), paths: map[string]string{}}
+	n := &Node{spec: spec, Kubeconfig: filepath.Join(spec.Dir, "admin.kubeconfig"), paths: map[string]string{}}
 	if err := n.start(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("start a node: %w%s", err, n.ended()), n.Stop())
 	}
