@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -214,7 +213,7 @@ func (w *world) identify(ctx context.Context) error {
 	if _, err := core.ConfigMaps(namespace).Apply(ctx, trust, options); err != nil {
 		return err
 	}
-	objects, err := manifests.Parse([]byte(strings.ReplaceAll(identity, "TENANT", tenant)))
+	objects, err := manifests.Parse([]byte(identity))
 	if err != nil {
 		return err
 	}

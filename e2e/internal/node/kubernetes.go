@@ -56,7 +56,7 @@ func (n *Node) startDNS() error {
 func (n *Node) startProxy() error {
 	return n.run(toolchain.KubeProxy,
 		"--kubeconfig="+n.Kubeconfig, "--hostname-override="+Name, "--proxy-mode=iptables", "--cluster-cidr="+subnet,
-		"--bind-address="+Address, "--healthz-bind-address=127.0.0.1:0", "--metrics-bind-address=127.0.0.1:0", "--oom-score-adj=0",
+		"--bind-address="+Address, "--healthz-bind-address=127.0.0.1", "--metrics-bind-address=127.0.0.1", "--oom-score-adj=0",
 		"--conntrack-max-per-core=0", "--conntrack-tcp-timeout-established=0", "--conntrack-tcp-timeout-close-wait=0",
 	)
 }

@@ -77,7 +77,11 @@ func runInit() (code int, err error) {
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	command := again(roleInside)
-	command.Env = append(command.Env, pidEnv+"="+pid)
+	temporary := filepath.Join(os.Getenv(dirEnv), "tmp")
+	if err := os.Mkdir(temporary, 0o700); err != nil {
+		return 1, err
+	}
+	command.Env = append(command.Env, pidEnv+"="+pid, "TMPDIR="+temporary)
 	if err := command.Start(); err != nil {
 		return 1, err
 	}

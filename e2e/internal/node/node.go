@@ -129,6 +129,9 @@ func (n *Node) awaitReady(ctx context.Context) error {
 	}
 	_, err = await.Object(ctx, &corev1.Node{}, "Node", ready,
 		cache.NewListWatchFromClient(client.CoreV1().RESTClient(), "nodes", "", await.Named(Name)))
+	if err == nil && n.ended() != "" {
+		err = errors.New("it is ready, and yet not whole")
+	}
 	return err
 }
 

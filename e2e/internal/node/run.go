@@ -25,8 +25,8 @@ const (
 )
 
 // Run runs a function in a network, a process tree and mounts of its own, with a folder to work in, and gives the program's exit
-// code. There the program has its own arguments, environment and output, and whatever is on this machine, but writes to /run, /var/lib and
-// /var/log that are its own. Before that, prepare runs outside, where the network is. Afterwards nothing is left; where something is,
+// code. There the program has its own arguments, environment and output, and whatever is on this machine, but a /run, /var/lib and /var/log and
+// a folder for temporary files that are its own. Before that, prepare runs outside, where the network is. Afterwards nothing is left; where something is,
 // that is said, and the code is 1. SIGINT and SIGTERM reach the function.
 func Run(prepare func(context.Context) error, inside func(dir string) int) int {
 	var code int
