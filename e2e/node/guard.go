@@ -19,8 +19,8 @@ import (
 
 // guard watches the product's Secret: each state of it, and each moment at which a token ends.
 type guard struct {
-	tokens map[string]bool // that were seen, by their hash
-	dead   []string        // what was wrong, and when
+	tokens chan string // the hash of each one that was not there before
+	dead   []string    // what was wrong, and when; to be read after stop
 	cancel context.CancelFunc
 	done   sync.WaitGroup
 }
@@ -34,7 +34,7 @@ func (w *world) guard(ctx context.Context) (*guard, error) {
 		cancel()
 		return nil, err
 	}
-	g := &guard{tokens: map[string]bool{}, cancel: cancel}
+	g := &guard{tokens: make(chan string, 1000), cancel: cancel}
 	g.done.Go(func() {
 		defer states.Stop()
 		g.look(ctx, states.ResultChan(), w.Entra)
@@ -44,6 +44,7 @@ func (w *world) guard(ctx context.Context) (*guard, error) {
 
 func (g *guard) look(ctx context.Context, states <-chan watch.Event, entra *azuretest.Entra) {
 	var end <-chan time.Time
+	var last string
 	for {
 		select {
 		case <-ctx.Done():
@@ -62,15 +63,18 @@ func (g *guard) look(ctx context.Context, states <-chan watch.Event, entra *azur
 			if err != nil {
 				g.dead = append(g.dead, fmt.Sprintf("version %s: %v", secret.ResourceVersion, err))
 			}
-			g.tokens[refresh.Hash(token)] = true
+			if hash := refresh.Hash(token); hash != last {
+				last = hash
+				g.tokens <- hash
+			}
 			end = time.After(time.Until(issued.Expires))
 		}
 	}
 }
 
-// stop gives how many tokens there were, and what was wrong.
-func (g *guard) stop() (tokens int, dead []string) {
+// stop gives what was wrong.
+func (g *guard) stop() (dead []string) {
 	g.cancel()
 	g.done.Wait()
-	return len(g.tokens), g.dead
+	return g.dead
 }
