@@ -68,7 +68,7 @@ func (b *Builder) Product(ctx context.Context, name string, args map[string]stri
 }
 
 // base makes what stands in the place of the Dockerfile's base image.
-func (b *Builder) base(ctx context.Context, dockerfile string) error {
+func (b *Builder) base(ctx context.Context, dockerfile string) (err error) {
 	content, err := os.ReadFile(dockerfile)
 	if err != nil {
 		return err
@@ -83,7 +83,7 @@ func (b *Builder) base(ctx context.Context, dockerfile string) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	const certificates = "/etc/ssl/certs/ca-certificates.crt"
 	shell, err := exec.LookPath("sh")
 	if err != nil {
@@ -118,12 +118,12 @@ func (b *Builder) base(ctx context.Context, dockerfile string) error {
 }
 
 // Program builds an image of nothing but a static program, which it starts as a user that is not root, and CA certificates.
-func (b *Builder) Program(ctx context.Context, name, binary string) error {
+func (b *Builder) Program(ctx context.Context, name, binary string) (err error) {
 	dir, err := os.MkdirTemp(b.dir, "program-")
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	if err := copyFile(filepath.Join(dir, "program"), binary); err != nil {
 		return err
 	}
@@ -157,11 +157,6 @@ func (b *Builder) Run(ctx context.Context, name string, args ...string) (out str
 		err = errors.Join(err, removed)
 	}()
 	return b.buildah(ctx, append([]string{"run", "--isolation=chroot", container, "--"}, args...)...)
-}
-
-// Inspect gives an image's configuration, of the Open Container Initiative, in a template of buildah's.
-func (b *Builder) Inspect(ctx context.Context, name, template string) (string, error) {
-	return b.buildah(ctx, "inspect", "--type=image", "--format="+template, name)
 }
 
 func (b *Builder) build(ctx context.Context, args ...string) error {

@@ -81,7 +81,7 @@ disabled_plugins = [
 		return err
 	}
 	for {
-		_, err := n.ctr(ctx, "version")
+		err := n.ctr(ctx, "version")
 		if err == nil {
 			return nil
 		}
@@ -100,20 +100,19 @@ func (*Node) socket() string { return "/run/containerd.sock" }
 
 // Import gives the node the images of an archive of the Open Container Initiative.
 func (n *Node) Import(ctx context.Context, archive string) error {
-	_, err := n.ctr(ctx, "--namespace=k8s.io", "images", "import", archive)
-	if err != nil {
+	if err := n.ctr(ctx, "--namespace=k8s.io", "images", "import", archive); err != nil {
 		return fmt.Errorf("import %s: %w", filepath.Base(archive), err)
 	}
 	return nil
 }
 
-func (n *Node) ctr(ctx context.Context, args ...string) (string, error) {
+func (n *Node) ctr(ctx context.Context, args ...string) error {
 	command := exec.CommandContext(ctx, n.paths[toolchain.Ctr.Name], append([]string{"--address=" + n.socket()}, args...)...)
 	out, err := command.CombinedOutput()
 	if err != nil {
-		return "", fmt.Errorf("ctr: %w: %s", err, strings.TrimSpace(string(out)))
+		return fmt.Errorf("ctr: %w: %s", err, strings.TrimSpace(string(out)))
 	}
-	return string(out), nil
+	return nil
 }
 
 // command gives a tool's, which finds the shim.
