@@ -10,6 +10,7 @@ package azuretest
 
 import (
 	"crypto"
+	"crypto/x509"
 	"time"
 )
 
@@ -44,9 +45,10 @@ type Config struct {
 // Application is an app registration or a managed identity.
 type Application struct {
 	TenantID, ClientID string
-	// Federated are the federated credentials; Secrets the client secrets.
-	Federated []FederatedCredential
-	Secrets   []Secret
+	// Federated are the federated credentials; Secrets the client secrets; Certificates those with which it may sign.
+	Federated    []FederatedCredential
+	Secrets      []Secret
+	Certificates []*x509.Certificate
 	// Resources that it may have tokens for; AzureDevOps when empty.
 	Resources []string
 	Disabled  bool
