@@ -33,6 +33,7 @@ import (
 	"flux-token-refresher/e2e/internal/otlp"
 	"flux-token-refresher/e2e/internal/process"
 	"flux-token-refresher/e2e/internal/replica"
+	"flux-token-refresher/events"
 	"flux-token-refresher/refresh"
 	"flux-token-refresher/refresh/azure/azuretest"
 	"flux-token-refresher/refresh/secret"
@@ -66,6 +67,10 @@ targets: [{secret: flux-system/flux-system, identity: repos}]
 		"bad.yaml":   strings.Replace(good, "identity: repos", "identity: repo", 1),
 		"taken.yaml": good + "health: {address: \"" + taken.Addr().String() + "\"}\n",
 		"kubeconfig": string(kubeconfig),
+		"good.json":  requestEvent("1", "flux-system", "flux-system"),
+		"half.json":  requestEvent("1", "flux-system", "flux-system")[:100],
+		"large.json": requestEvent("1", "flux-system", "flux-system") + strings.Repeat(" ", events.MaxSize),
+		"old.json":   strings.Replace(requestEvent("1", "flux-system", "flux-system"), time.Now().UTC().Format(`"time":"2006-`), `"time":"2000-`, 1),
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
@@ -103,6 +108,11 @@ targets: [{secret: flux-system/flux-system, identity: repos}]
 		{"run without an API", []string{"run", config("good.yaml"), "--kubeconfig=" + filepath.Join(dir, "none")}, pod, 2, "", "--kubeconfig"},
 		{"run on a port that is taken", []string{"run", config("taken.yaml"), access}, pod, 1, "", "health.address"},
 		{"once with a negative time", []string{"once", config("good.yaml"), access, "--within=-1s"}, pod, 2, "", "--within"},
+		{"once without its event", []string{"once", config("good.yaml"), access, "--event=" + filepath.Join(dir, "none.json")}, pod, 2, "", "none.json"},
+		{"once with half an event", []string{"once", config("good.yaml"), access, "--event=" + filepath.Join(dir, "half.json")}, pod, 2, "", "half.json: the body is not a JSON object"},
+		{"once with a large event", []string{"once", config("good.yaml"), access, "--event=" + filepath.Join(dir, "large.json")}, pod, 2, "", "large.json: it may have 262144 bytes"},
+		{"once with an old event", []string{"once", config("good.yaml"), access, "--event=" + filepath.Join(dir, "old.json")}, pod, 2, "", "more than 10m0s ago"},
+		{"once with an event and no answer", []string{"once", config("good.yaml"), access, "--event=" + filepath.Join(dir, "good.json"), "--timeout=100ms"}, pod, 1, "", "asking for a refresh of flux-system/flux-system"},
 		{"once without an answer", []string{"once", config("good.yaml"), access, "--timeout=100ms"}, pod, 1, "", "gave up after 100ms"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -377,6 +377,7 @@ func (d *drive) refuse(t *testing.T) {
 
 // denyWrites: an admission policy denies a new token, and repeats it.
 func (d *drive) denyWrites(t *testing.T) {
+	deniedOnPurpose.Store(d.Namespace, true)
 	admission := d.Client.AdmissionregistrationV1()
 	name := "repeat-" + d.Namespace
 	policy := &admissionv1.ValidatingAdmissionPolicy{

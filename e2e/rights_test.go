@@ -29,6 +29,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	"flux-token-refresher/e2e/internal/await"
 	"flux-token-refresher/internal/config"
 	"flux-token-refresher/internal/rbac"
 )
@@ -135,25 +136,18 @@ func create(ctx context.Context, admin kubernetes.Interface, object runtime.Obje
 	return err
 }
 
-// awaitRule waits until an account has the rights of a rule: the API server's authorizer knows Roles and bindings from caches, which come
-// after the answer to who created them.
+// awaitRule waits until an account has the rights of a rule.
 func awaitRule(t *testing.T, access *rest.Config, namespace string, rule rbacv1.PolicyRule) {
 	t.Helper()
-	client, err := kubernetes.NewForConfig(access)
-	if err != nil {
-		t.Fatal(err)
-	}
-	attributes := &authorizationv1.ResourceAttributes{
+	what := authorizationv1.ResourceAttributes{
 		Namespace: namespace, Group: rule.APIGroups[0], Resource: rule.Resources[0], Verb: rule.Verbs[0],
 	}
 	if len(rule.ResourceNames) > 0 {
-		attributes.Name = rule.ResourceNames[0]
+		what.Name = rule.ResourceNames[0]
 	}
-	review := &authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: attributes}}
-	until(t.Context(), t, "the Role is in force", func(ctx context.Context) (bool, error) {
-		answer, err := client.AuthorizationV1().SelfSubjectAccessReviews().Create(ctx, review, metav1.CreateOptions{})
-		return err == nil && answer.Status.Allowed, err
-	})
+	if err := await.Allowed(t.Context(), access, what); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // until asks the API server again and again: what is waited for here shows in its answers only.

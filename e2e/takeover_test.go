@@ -34,7 +34,7 @@ func newSuccession(t *testing.T) *succession {
 }
 
 func (s *succession) is(r cluster.Request) bool {
-	return r.User == "system:serviceaccount:"+s.Namespace+":"+installation.Account
+	return isProduct(s.Installation, r)
 }
 
 // looked waits until so many leaders have watched the Secret, so that each had the occasion to do something about it.

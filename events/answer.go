@@ -9,14 +9,19 @@ import (
 	"net/http"
 )
 
-// answer is the body for an event that was taken.
-type answer struct {
-	ID      string   `json:"id"`
-	Verdict Verdict  `json:"verdict"`
-	Rule    string   `json:"rule"`
+// Answer says what became of an event that was taken; it is the body of a 202.
+type Answer struct {
+	ID      string  `json:"id"`
+	Verdict Verdict `json:"verdict"`
+	// Rule names what decided.
+	Rule string `json:"rule"`
+	// Targets are the Secrets that the event concerns as namespace/name, sorted; never nil.
 	Targets []string `json:"targets"`
 	Outcome Outcome  `json:"outcome"`
 }
+
+// ErrInvalid is what is wrong with the events themselves: it will be wrong the next time too.
+var ErrInvalid = errors.New("invalid events")
 
 // refused is why a request was not taken: the value of the label outcome.
 type refused string
@@ -67,6 +72,11 @@ func refuse(why refused, text string) *refusal { return &refusal{why: why, text:
 func (r *refusal) because(cause error) *refusal { return &refusal{r.why, r.text, cause} }
 
 func (r *refusal) Error() string { return r.text }
+
+// Is makes ErrInvalid of all that the sender got wrong.
+func (r *refusal) Is(target error) bool {
+	return target == ErrInvalid && statuses[r.why] < http.StatusInternalServerError
+}
 
 // asRefusal gives the refusal in err; anything else is a failure of ours, which a sender may try again.
 func asRefusal(err error) *refusal {

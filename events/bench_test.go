@@ -44,6 +44,7 @@ func static(key string) events.Key { return func() ([]byte, error) { return []by
 
 type bench struct {
 	http.Handler
+	config    events.Config
 	router    *router
 	requester *requester
 	spans     *tracetest.SpanRecorder
@@ -69,6 +70,7 @@ func newBench(t testing.TB, change ...func(*events.Config)) *bench {
 	for _, c := range change {
 		c(&config)
 	}
+	b.config = config
 	var err error
 	if b.Handler, err = events.Handler(config, b.router, b.requester); err != nil {
 		t.Fatal(err)

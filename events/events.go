@@ -24,9 +24,11 @@ const Path = "/events"
 // DefaultMaxAge stands for a zero Config.MaxAge.
 const DefaultMaxAge = 10 * time.Minute
 
+// MaxSize is how many bytes a request's body, or what Handle is given, may have.
+const MaxSize = 256 << 10
+
 // What is taken of one request, and of all at once.
 const (
-	maxBody       = 256 << 10
 	maxBatch      = 100
 	maxConcurrent = 16 // so that bodies hold 4 MiB at most
 	// bodyTimeout is how long a body may take to arrive: nobody has been authenticated until it is there.
@@ -105,15 +107,16 @@ type Ask struct {
 	TraceParent string
 }
 
-// Config says who may send what. Senders and Decoder are required.
+// Config says who may send what. Decoder is required.
 type Config struct {
+	// Senders are required by Handler; Handle asks nobody for a proof.
 	Senders []Sender
 	Decoder Decoder
 	// MaxAge is how long ago an event may have happened; zero is DefaultMaxAge. An HMAC can be replayed for that long.
 	MaxAge time.Duration
 	// Logger hears what was asked for, and once a minute what was refused; nil is slog's default.
 	Logger *slog.Logger
-	// TracerProvider takes the spans "POST /events" and "refresh.request"; nil takes none.
+	// TracerProvider takes the spans "POST /events" (of Handle: "event") and "refresh.request"; nil takes none.
 	TracerProvider trace.TracerProvider
 	// MeterProvider takes token_refresher.events; nil takes none.
 	MeterProvider metric.MeterProvider
@@ -122,14 +125,18 @@ type Config struct {
 // Handler serves Path. It fails when something that is required is missing, or a sender's key cannot be read or is too short.
 // The server around it bounds headers and idle connections.
 func Handler(c Config, router Router, requester Requester) (http.Handler, error) {
+	if err := validate(c.Senders); err != nil {
+		return nil, err
+	}
+	return newReceiver(c, router, requester)
+}
+
+func newReceiver(c Config, router Router, requester Requester) (*receiver, error) {
 	if c.Decoder == nil || router == nil || requester == nil {
 		return nil, errors.New("a decoder, a router and a requester are required")
 	}
 	if c.MaxAge < 0 {
 		return nil, fmt.Errorf("maxAge must be longer than 0, not %s", c.MaxAge)
-	}
-	if err := validate(c.Senders); err != nil {
-		return nil, err
 	}
 	if c.MaxAge == 0 {
 		c.MaxAge = DefaultMaxAge

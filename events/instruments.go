@@ -36,7 +36,7 @@ func newInstruments(tp trace.TracerProvider, mp metric.MeterProvider) (*instrume
 	return &instruments{tracer: tp.Tracer(scope), events: events}, nil
 }
 
-func (i *instruments) took(ctx context.Context, eventType string, a answer) {
+func (i *instruments) took(ctx context.Context, eventType string, a Answer) {
 	if !understood(eventType) {
 		eventType = "other"
 	}
@@ -65,6 +65,13 @@ func (i *instruments) start(request *http.Request, sender Sender, wholeRequest b
 	}
 	ctx, s := i.tracer.Start(ctx, "POST "+Path, trace.WithSpanKind(trace.SpanKindServer), trace.WithTimestamp(received),
 		trace.WithAttributes(semconv.HTTPRequestMethodPost, semconv.HTTPRoute(Path), senderKey.String(sender.Name)))
+	return ctx, span{s}
+}
+
+// startFile opens the span of what Handle is given.
+func (i *instruments) startFile(ctx context.Context, sender Sender, received time.Time) (context.Context, span) {
+	ctx, s := i.tracer.Start(ctx, "event", trace.WithSpanKind(trace.SpanKindConsumer), trace.WithTimestamp(received),
+		trace.WithAttributes(senderKey.String(sender.Name)))
 	return ctx, span{s}
 }
 
@@ -107,7 +114,15 @@ func (s span) end(err error) {
 	s.End()
 }
 
-func (i *instruments) startRequest(ctx context.Context, sender Sender, e event.Event, a answer, target string) (context.Context, span) {
+// endFile ends the span of what Handle was given.
+func (s span) endFile(err error) {
+	if err != nil {
+		s.SetStatus(codes.Error, asRefusal(err).text)
+	}
+	s.End()
+}
+
+func (i *instruments) startRequest(ctx context.Context, sender Sender, e event.Event, a Answer, target string) (context.Context, span) {
 	ctx, s := i.tracer.Start(ctx, "refresh.request", trace.WithSpanKind(trace.SpanKindProducer), trace.WithAttributes(identify(e)...),
 		trace.WithAttributes(senderKey.String(sender.Name), targetKey.String(target), verdictKey.String(string(a.Verdict)), ruleKey.String(a.Rule)))
 	return ctx, span{s}
@@ -123,7 +138,7 @@ func (s span) outcome(o Outcome, err error) {
 	s.End()
 }
 
-func (a answer) attributes() []attribute.KeyValue {
+func (a Answer) attributes() []attribute.KeyValue {
 	return []attribute.KeyValue{verdictKey.String(string(a.Verdict)), ruleKey.String(a.Rule), outcomeKey.String(string(a.Outcome))}
 }
 

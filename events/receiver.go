@@ -69,9 +69,18 @@ func (r *receiver) receive(w http.ResponseWriter, request *http.Request) (ctx co
 	// Now it is known who speaks. Before, there is no span, no word of the content anywhere, and no call to anybody.
 	ctx, span := r.instruments.start(request, sender, wholeRequest, received)
 	defer func() { span.end(err) }()
-	events, batch, err := decode(request.Header, content, r.Decoder)
+	answers, batch, err := r.handle(ctx, span, sender, request.Header, content, received)
+	if err != nil || batch {
+		return ctx, answers, err
+	}
+	return ctx, answers[0], nil
+}
+
+// handle does all that there is to do about events whose sender is known; batch says that there may be other than one.
+func (r *receiver) handle(ctx context.Context, span span, sender Sender, header http.Header, content []byte, received time.Time) (answers []Answer, batch bool, err error) {
+	events, batch, err := decode(header, content, r.Decoder)
 	if err != nil {
-		return ctx, nil, err
+		return nil, batch, err
 	}
 	span.about(events, batch)
 	for i, e := range events {
@@ -79,23 +88,22 @@ func (r *receiver) receive(w http.ResponseWriter, request *http.Request) (ctx co
 			if batch {
 				err = ofBatch(i, err)
 			}
-			return ctx, nil, err
+			return nil, batch, err
 		}
 	}
-	answers, err := r.take(ctx, sender, events, received)
-	if err != nil || batch {
-		return ctx, answers, err
+	answers, err = r.take(ctx, sender, events, received)
+	if err == nil && !batch {
+		span.SetAttributes(answers[0].attributes()...)
 	}
-	span.SetAttributes(answers[0].attributes()...)
-	return ctx, answers[0], nil
+	return answers, batch, err
 }
 
 // read takes the body, bounded in size and time. net/http lifts the deadline where the body ends.
 func read(w http.ResponseWriter, request *http.Request) ([]byte, error) {
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout)) // every server of net/http can
-	content, err := io.ReadAll(http.MaxBytesReader(w, request.Body, maxBody))
+	content, err := io.ReadAll(http.MaxBytesReader(w, request.Body, MaxSize))
 	if _, larger := errors.AsType[*http.MaxBytesError](err); larger {
-		return nil, refuse(tooLarge, fmt.Sprintf("a body may have %d bytes", maxBody))
+		return nil, refuse(tooLarge, fmt.Sprintf("a body may have %d bytes", MaxSize))
 	}
 	if err != nil {
 		return nil, refuse(invalid, fmt.Sprintf("the body did not arrive whole within %s", bodyTimeout))
@@ -105,10 +113,10 @@ func read(w http.ResponseWriter, request *http.Request) ([]byte, error) {
 
 // take finds the route of every event before it asks for anything. What was asked for when a later request fails stays: the
 // sender repeats the whole, and asking again changes nothing.
-func (r *receiver) take(ctx context.Context, sender Sender, events []event.Event, received time.Time) ([]answer, error) {
+func (r *receiver) take(ctx context.Context, sender Sender, events []event.Event, received time.Time) ([]Answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
-	answers := make([]answer, len(events))
+	answers := make([]Answer, len(events))
 	for i, e := range events {
 		route := Route{Verdict: Unrelated, Rule: "type"}
 		if understood(e.Type()) {
@@ -118,7 +126,7 @@ func (r *receiver) take(ctx context.Context, sender Sender, events []event.Event
 					because(fmt.Errorf("finding the targets of an event from sender %q: %w", sender.Name, err))
 			}
 		}
-		answers[i] = answer{ID: e.ID(), Verdict: route.Verdict, Rule: route.Rule, Targets: append([]string{}, route.Targets...), Outcome: Ignored}
+		answers[i] = Answer{ID: e.ID(), Verdict: route.Verdict, Rule: route.Rule, Targets: append([]string{}, route.Targets...), Outcome: Ignored}
 	}
 	for i := range answers {
 		if err := r.request(ctx, sender, events[i], &answers[i], received); err != nil {
@@ -132,7 +140,7 @@ func (r *receiver) take(ctx context.Context, sender Sender, events []event.Event
 }
 
 // request asks for the refresh of each target of an event, and fills in what came of it.
-func (r *receiver) request(ctx context.Context, sender Sender, e event.Event, a *answer, received time.Time) error {
+func (r *receiver) request(ctx context.Context, sender Sender, e event.Event, a *Answer, received time.Time) error {
 	for _, target := range a.Targets {
 		ctx, span := r.instruments.startRequest(ctx, sender, e, *a, target)
 		outcome, err := r.requester.Request(ctx, target, Ask{

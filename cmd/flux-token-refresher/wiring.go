@@ -101,9 +101,8 @@ func (r requester) Request(ctx context.Context, target string, ask events.Ask) (
 
 // receiver makes the handler of events.
 func (i *installation) receiver() (http.Handler, error) {
-	c := i.config.Events
-	senders := make([]events.Sender, len(c.Senders))
-	for n, s := range c.Senders {
+	senders := make([]events.Sender, len(i.config.Events.Senders))
+	for n, s := range i.config.Events.Senders {
 		senders[n] = events.Sender{Name: s.Name, Namespaces: s.Namespaces}
 		if s.HMACKeyFile != "" {
 			senders[n].HMACKey = events.KeyFile(s.HMACKeyFile)
@@ -111,12 +110,23 @@ func (i *installation) receiver() (http.Handler, error) {
 			senders[n].BearerToken = events.KeyFile(s.BearerTokenFile)
 		}
 	}
+	config := i.events()
+	config.Senders = senders
+	return events.Handler(config, i.router(), requester{i})
+}
+
+// events says how events are taken, whoever sends them.
+func (i *installation) events() events.Config {
+	return events.Config{
+		Decoder: flux.Decode, MaxAge: i.config.Events.MaxAge,
+		Logger: i.telemetry.Logger(), TracerProvider: i.telemetry.TracerProvider(), MeterProvider: i.telemetry.MeterProvider(),
+	}
+}
+
+func (i *installation) router() events.Router {
 	names := make([]refresh.Name, len(i.config.Targets))
 	for n, t := range i.config.Targets {
 		names[n] = t.Name
 	}
-	return events.Handler(events.Config{
-		Senders: senders, Decoder: flux.Decode, MaxAge: c.MaxAge,
-		Logger: i.telemetry.Logger(), TracerProvider: i.telemetry.TracerProvider(), MeterProvider: i.telemetry.MeterProvider(),
-	}, router{flux.NewRouter(i.flux, names, i.telemetry.Logger())}, requester{i})
+	return router{flux.NewRouter(i.flux, names, i.telemetry.Logger())}
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
+	authorizationv1 "k8s.io/api/authorization/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -136,7 +137,21 @@ func (i *Installation) install(ctx context.Context) error {
 			return err
 		}
 	}
-	return manifests.Apply(ctx, i.Cluster.Config(), i.Namespace, objects)
+	if err := manifests.Apply(ctx, i.Cluster.Config(), i.Namespace, objects); err != nil {
+		return err
+	}
+	return i.awaitRights(ctx)
+}
+
+// awaitRights returns when those of the account are in force.
+func (i *Installation) awaitRights(ctx context.Context) error {
+	token, err := i.Cluster.Token(ctx, i.Namespace, Account)
+	if err != nil {
+		return err
+	}
+	return await.Allowed(ctx, i.Cluster.TokenConfig(token), authorizationv1.ResourceAttributes{
+		Namespace: i.Namespace, Group: "coordination.k8s.io", Resource: "leases", Verb: "create",
+	})
 }
 
 // rights takes the place of those in objects.

@@ -26,6 +26,8 @@ type Spec struct {
 	// Command is the subcommand; "run" when empty. Flags follow those of the files.
 	Command string
 	Flags   []string
+	// Stdin is nothing when nil.
+	Stdin io.Reader
 	// Name and Namespace are the Pod's (POD_NAME, POD_NAMESPACE).
 	Name, Namespace string
 	// Config is the content of its configuration file; health.address is 127.0.0.1:0, where the replica logs
@@ -93,7 +95,7 @@ func Start(spec Spec, dir string) (*Replica, error) {
 		command.Env = append(command.Env, name+"="+env[name])
 	}
 	output := process.NewOutput()
-	command.Stdout, command.Stderr = output, output
+	command.Stdin, command.Stdout, command.Stderr = spec.Stdin, output, output
 	p, err := process.Start(command)
 	if err != nil {
 		return nil, fmt.Errorf("start replica %s: %w", spec.Name, err)
