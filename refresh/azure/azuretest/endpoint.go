@@ -227,7 +227,7 @@ func (p *Endpoint) token(clientID, resource string) (string, *Issued, *refusal) 
 	p.entra.mu.Lock()
 	defer p.entra.mu.Unlock()
 	key := [2]string{clientID, resource}
-	if issued := p.entra.issued[p.kept[key]]; issued != nil && time.Now().Before(issued.Expires) {
+	if issued := p.entra.issued[p.kept[key]]; issued != nil && time.Now().Before(issued.Expires.Truncate(time.Second)) { // as expires_on says
 		return p.kept[key], issued, nil
 	}
 	i := slices.IndexFunc(p.entra.config.Applications, func(a Application) bool { return a.ClientID == clientID })
