@@ -1,6 +1,6 @@
 // Command tools builds the named tools, or all that the tests run, and prints where each one is.
 //
-//	go run ./tools [etcd | kube-apiserver | source-controller | notification-controller | golangci-lint]...
+//	go run ./tools [etcd | kube-apiserver | kubectl | source-controller | notification-controller | golangci-lint]...
 package main
 
 import (
@@ -25,7 +25,9 @@ func main() {
 
 func run(ctx context.Context, out io.Writer, names []string) error {
 	tools := map[string]toolchain.Tool{}
-	needed := []toolchain.Tool{toolchain.Etcd, toolchain.KubeAPIServer, toolchain.SourceController, toolchain.NotificationController}
+	needed := []toolchain.Tool{
+		toolchain.Etcd, toolchain.KubeAPIServer, toolchain.Kubectl, toolchain.SourceController, toolchain.NotificationController,
+	}
 	for _, tool := range append(needed, toolchain.GolangCILint) {
 		tools[tool.Name] = tool
 	}

@@ -1,5 +1,5 @@
 // Package toolchain builds the programs that the tests run, from source, with nothing but Go: the tools
-// (kube-apiserver, etcd, Flux's controllers, golangci-lint), which take minutes and are kept in the user's cache
+// (kube-apiserver, etcd, kubectl, Flux's controllers, golangci-lint), which take minutes and are kept in the user's cache
 // folder, and the product itself.
 package toolchain
 
@@ -34,6 +34,7 @@ type Tool struct {
 var (
 	Etcd                   = Tool{Name: "etcd", Takes: 44 * time.Second}
 	KubeAPIServer          = Tool{Name: "kube-apiserver", Takes: 4*time.Minute + 13*time.Second}
+	Kubectl                = Tool{Name: "kubectl", Takes: 30 * time.Second} // beside kube-apiserver, whose packages it shares
 	GolangCILint           = Tool{Name: "golangci-lint", Takes: 90 * time.Second}
 	SourceController       = Tool{Name: "source-controller", Takes: 3*time.Minute + 20*time.Second}
 	NotificationController = Tool{Name: "notification-controller", Takes: 5 * time.Minute}
