@@ -145,44 +145,47 @@ func New(config Config) (*Source, error) {
 
 func (id Identity) validate(cluster bool) error {
 	none := refresh.Name{}
-	entra, object := true, none // does it speak to Entra itself, and by which object?
-	switch id.Type {
-	case WorkloadIdentity:
-		object = id.ServiceAccount
-		if (id.TokenFile == "") == (id.ServiceAccount == none) {
-			return errors.New("it has not one of TokenFile and ServiceAccount")
-		}
-	case ClientSecret, ClientCertificate:
-		object = id.CredentialSecret
-		if object == none {
-			return errors.New("it has no CredentialSecret")
-		}
-	case ManagedIdentity:
-		entra = false
-		if id.ClientID != "" && id.ResourceID != "" {
-			return errors.New("it has both ClientID and ResourceID")
-		}
-	case AzureCLI:
-		entra = false
-	default:
-		return fmt.Errorf("there is no Type %q", id.Type)
+	if err := id.validateProof(); err != nil {
+		return err
 	}
-	annotated := id.ServiceAccount != none
+	namesItself := id.Type == ManagedIdentity || id.Type == AzureCLI || id.ServiceAccount != none
 	switch {
 	case id.Name == "":
 		return errors.New("it has no Name")
-	case entra && !annotated && id.TenantID == "":
+	case id.TenantID == "" && !namesItself:
 		return errors.New("it has no TenantID")
-	case entra && !annotated && id.ClientID == "":
+	case id.ClientID == "" && !namesItself:
 		return errors.New("it has no ClientID")
-	case object != none && !cluster:
-		return errors.New("there is no Cluster to read " + object.String() + " from")
+	case !cluster && (id.ServiceAccount != none || id.CredentialSecret != none):
+		return errors.New("there is no Cluster to read its proof from")
 	case id.AuthorityHost == "":
 		return nil
 	}
 	u, err := url.Parse(id.AuthorityHost)
 	if err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" {
 		return errors.New("AuthorityHost is no https URL of a host")
+	}
+	return nil
+}
+
+func (id Identity) validateProof() error {
+	none := refresh.Name{}
+	switch id.Type {
+	case WorkloadIdentity:
+		if (id.TokenFile == "") == (id.ServiceAccount == none) {
+			return errors.New("it has not one of TokenFile and ServiceAccount")
+		}
+	case ClientSecret, ClientCertificate:
+		if id.CredentialSecret == none {
+			return errors.New("it has no CredentialSecret")
+		}
+	case ManagedIdentity:
+		if id.ClientID != "" && id.ResourceID != "" {
+			return errors.New("it has both ClientID and ResourceID")
+		}
+	case AzureCLI:
+	default:
+		return fmt.Errorf("there is no Type %q", id.Type)
 	}
 	return nil
 }

@@ -84,35 +84,59 @@ func (x *exchange) failure(ctx context.Context, a *attempt) *refresh.Error {
 	return failure
 }
 
+// words are what a sentence calls those who are asked, and what it advises.
+type words struct {
+	asked   string
+	full    string // they have enough requests
+	wrong   string // they answered what nobody would who is asked
+	orProxy string // who else may not have been reached
+	mute    string // they did not answer
+}
+
+var entraWords = words{
+	asked: "{authority}", full: busy, wrong: "correct authorityHost, or the proxy",
+	orProxy: " or the proxy to it", mute: "is there a way out to it, or a proxy?",
+}
+
+var endpointWords = words{
+	asked: "{endpoint}", full: "{endpoint} takes no more requests for now", wrong: "is it the endpoint of managed identities?",
+	mute: "does it run on a machine in Azure, and does a NetworkPolicy let it out to there?",
+}
+
+func (id Identity) words() words {
+	if id.Type == ManagedIdentity {
+		return endpointWords
+	}
+	return entraWords
+}
+
 // classify goes by the HTTP status, then by error_codes and the OAuth error.
 func (x *exchange) classify(id Identity, oauth string, numbers []int) (code string, m meaning) {
-	status := strings.TrimSpace(fmt.Sprintf("%d %s", x.status, http.StatusText(x.status)))
-	code, byCode, known := entraCode(numbers, id.codes(), entraCodes)
+	say, status := id.words(), strings.TrimSpace(fmt.Sprintf("%d %s", x.status, http.StatusText(x.status)))
+	code, m, known := entraCode(numbers, id.codes(), entraCodes)
 	if code == "" {
 		code = strconv.Itoa(x.status)
 	}
-	byOAuth, knownOAuth := oauthErrors[oauth]
-	asked, wrong, full := "{authority}", "correct authorityHost, or the proxy", busy
-	if id.Type == ManagedIdentity {
-		asked, wrong, full = "{endpoint}", "is it the endpoint of managed identities?", "{endpoint} takes no more requests for now"
-		byOAuth, knownOAuth = endpointAnswers[x.status]
-		if oauth == "invalid_resource" {
-			byOAuth = meaning{refresh.Misconfigured, unknownResource}
-		}
+	switch {
+	case known:
+	case id.Type != ManagedIdentity:
+		m, known = oauthErrors[oauth]
+	case oauth == "invalid_resource":
+		m, known = meaning{refresh.Misconfigured, unknownResource}, true
+	default:
+		m, known = endpointAnswers[x.status]
 	}
 	switch {
 	case x.status == http.StatusTooManyRequests:
-		return code, meaning{refresh.Throttled, full}
+		return code, meaning{refresh.Throttled, say.full}
 	case x.status >= 500 || x.status == http.StatusRequestTimeout:
-		return code, meaning{refresh.Unavailable, asked + " answered " + status}
+		return code, meaning{refresh.Unavailable, say.asked + " answered " + status}
 	case x.status >= 400 && known:
-		return code, byCode
-	case x.status >= 400 && knownOAuth:
-		return code, byOAuth
+		return code, m
 	case x.status >= 300:
-		return code, meaning{refresh.Misconfigured, asked + " answered " + status + "; " + wrong}
+		return code, meaning{refresh.Misconfigured, say.asked + " answered " + status + "; " + say.wrong}
 	default:
-		return code, meaning{refresh.Unavailable, asked + " answered " + status + " without a token; is something between?"}
+		return code, meaning{refresh.Unavailable, say.asked + " answered " + status + " without a token; is something between?"}
 	}
 }
 
@@ -149,11 +173,7 @@ func entraCode(numbers []int, tables ...map[int]meaning) (code string, m meaning
 
 // unreachable is for requests without an answer. The network's own words stay inside, but for the errno.
 func (x *exchange) unreachable(ctx context.Context, a *attempt) *refresh.Error {
-	host, way := shown(x.host), "is there a way out to it, or a proxy?"
-	orProxy := " or the proxy to it"
-	if a.id.Type == ManagedIdentity {
-		way, orProxy = "does it run on a machine in Azure, and does a NetworkPolicy let it out to there?", ""
-	}
+	host, say := shown(x.host), a.id.words()
 	var dns *net.DNSError
 	var certificate *tls.CertificateVerificationError
 	var errno syscall.Errno
@@ -161,15 +181,15 @@ func (x *exchange) unreachable(ctx context.Context, a *attempt) *refresh.Error {
 	case errors.Is(x.err, errTooLong):
 		return a.id.fail(refresh.Unavailable, host+" answered more than a token could be; is something between?")
 	case ctx.Err() != nil:
-		return a.id.fail(refresh.Unavailable, fmt.Sprintf("%s did not answer within %s; %s", host, a.timeout, way))
+		return a.id.fail(refresh.Unavailable, fmt.Sprintf("%s did not answer within %s; %s", host, a.timeout, say.mute))
 	case errors.As(x.err, &certificate):
 		return a.id.fail(refresh.Misconfigured, "the certificate of "+host+" is not trusted; name its CA in caFile, and compare the node's clock")
 	case errors.As(x.err, &dns):
-		return a.id.fail(refresh.Unavailable, host+orProxy+" cannot be resolved; see the cluster's DNS")
+		return a.id.fail(refresh.Unavailable, host+say.orProxy+" cannot be resolved; see the cluster's DNS")
 	case errors.As(x.err, &errno):
-		return a.id.fail(refresh.Unavailable, host+orProxy+" cannot be reached: "+errno.Error())
+		return a.id.fail(refresh.Unavailable, host+say.orProxy+" cannot be reached: "+errno.Error())
 	default:
-		return a.id.fail(refresh.Unavailable, host+orProxy+" broke the connection")
+		return a.id.fail(refresh.Unavailable, host+say.orProxy+" broke the connection")
 	}
 }
 
