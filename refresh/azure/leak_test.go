@@ -185,19 +185,46 @@ const childEnv = "AZURE_TEST_CHILD"
 type child struct {
 	URL, CAFile, TokenFile, AzTenant string
 	Cluster                          *cluster
-	Asks                             int
+	// IMDS is what stands for it.
+	IMDS string
+	// Keys are what it asks for, each so many times.
+	Keys []refresh.MintKey
+	Asks int
 }
 
-// asked are the identities that it asks for.
-var asked = []refresh.MintKey{workload, account, bySecret, byCertificate, managed, cli}
+func (b *bench) child(asks int, keys ...refresh.MintKey) child {
+	return child{
+		URL: b.URL(), CAFile: b.caFile, TokenFile: b.tokenFile, AzTenant: b.azTenant, Cluster: b.cluster,
+		IMDS: b.endpoint.Address(), Keys: keys, Asks: asks,
+	}
+}
+
+// start runs it in a process of its own, with more in its environment, and gives all that it wrote.
+func (c child) start(t *testing.T, environment ...string) string {
+	t.Helper()
+	task, err := json.Marshal(c)
+	must(err)
+	exe, err := os.Executable()
+	must(err)
+	cmd := exec.CommandContext(deadline(t), exe)
+	cmd.Env = append(append(os.Environ(), childEnv+"="+string(task)), environment...)
+	said, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, said)
+	}
+	return string(said)
+}
+
+// everybody is one key of each type.
+var everybody = []refresh.MintKey{workload, account, bySecret, byCertificate, managed, cli}
 
 // run asks for a token of each identity, again and again, and prints what becomes of it.
 func (c child) run() {
-	source, err := azure.New(azure.Config{Identities: identities(c.URL, c.CAFile, c.TokenFile, c.AzTenant), Cluster: c.Cluster})
+	source, err := azure.New(azure.Config{Identities: identities(c.URL, c.CAFile, c.TokenFile, c.AzTenant), Cluster: c.Cluster, Dial: dialer(c.IMDS)})
 	must(err)
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	for _, key := range asked {
+	for _, key := range c.Keys {
 		for range c.Asks {
 			token, err := source.Token(ctx, key, "")
 			fmt.Fprintln(os.Stdout, key, token, err)
@@ -220,23 +247,14 @@ func TestNothingIsLogged(t *testing.T) {
 	b.endpoint.Next(echoes...)
 	b.endpoint.Next(token)
 	b.az(t, "echo '"+secret+"' >&2; echo '"+secret+"'; exit 1")
-	task, err := json.Marshal(child{URL: b.URL(), CAFile: b.caFile, TokenFile: b.tokenFile, AzTenant: b.azTenant, Cluster: b.cluster, Asks: asks})
-	must(err)
-	exe, err := os.Executable()
-	must(err)
-	cmd := exec.CommandContext(deadline(t), exe)
-	cmd.Env = append(os.Environ(), childEnv+"="+string(task), "AZURE_SDK_GO_LOGGING=all", "GODEBUG=http2debug=2",
+	said := b.child(asks, everybody...).start(t, "AZURE_SDK_GO_LOGGING=all", "GODEBUG=http2debug=2",
 		"IDENTITY_ENDPOINT="+b.endpoint.AppService(), "IDENTITY_HEADER="+identityHeader)
-	said, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Fatalf("%v: %s", err, said)
-	}
-	lines, requests := bytes.Count(said, []byte("\n")), b.Requests()+b.endpoint.Requests()
-	if lines != len(asked)*asks || requests != lines-asks { // az asks nobody
+	lines, requests := strings.Count(said, "\n"), b.Requests()+b.endpoint.Requests()
+	if lines != len(everybody)*asks || requests != lines-asks { // az asks nobody
 		t.Errorf("it asked %d times for %d answers, or somebody else wrote, too:\n%s", requests, lines, said)
 	}
-	b.mayNotStandIn(t, string(said), 0)
-	if found := leaks(string(said), strings.Repeat("a-token-", 200)); len(found) > 0 {
+	b.mayNotStandIn(t, said, 0)
+	if found := leaks(said, strings.Repeat("a-token-", 200)); len(found) > 0 {
 		t.Errorf("the token: %v", found)
 	}
 }

@@ -172,8 +172,6 @@ func TestAppService(t *testing.T) {
 		t.Helper()
 		t.Setenv("IDENTITY_ENDPOINT", b.endpoint.AppService())
 		t.Setenv("IDENTITY_HEADER", identityHeader)
-		// A proxy would be asked for its own machine's identity.
-		t.Setenv("HTTP_PROXY", "http://127.0.0.1:1")
 	}
 	t.Run("keeps and renews", func(t *testing.T) {
 		b := newBench(t, nil)
@@ -199,4 +197,15 @@ func TestAppService(t *testing.T) {
 			t.Errorf("%s: %s", got.Class, got.Text)
 		}
 	})
+}
+
+// TestManagedIdentityWithoutProxy: a proxy would be asked for its own machine's identity, and read the token. Which proxies there are
+// is the whole process's, and read once.
+func TestManagedIdentityWithoutProxy(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, nil)
+	said := b.child(1, managed).start(t, "HTTP_PROXY=http://"+deaf(t), "NO_PROXY=")
+	if !strings.Contains(said, "Token(") || b.endpoint.Requests() != 1 {
+		t.Errorf("no token: %s", said)
+	}
 }
