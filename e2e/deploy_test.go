@@ -1,22 +1,23 @@
 package e2e
 
 // What deploy/kustomize renders to: the rights that `config rbac` gives, also when the installation is renamed; and objects
-// that a real API server takes.
+// that a real API server takes. The Helm chart is held to it in helm_test.go.
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
+	policyv1 "k8s.io/api/policy/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/labels"
@@ -33,14 +34,25 @@ const (
 	kustomizeBase    = "../deploy/kustomize/base"
 	kustomizeEvents  = "../deploy/kustomize/events"
 	kustomizeAccount = "../deploy/kustomize/account"
+	kustomizeMany    = "../deploy/kustomize/many-namespaces"
 	deployFlux       = "../deploy/flux"
+
+	serverlessOnce    = "../deploy/kustomize/serverless/once"
+	serverlessKnative = "../deploy/kustomize/serverless/knative"
+	serverlessArgo    = "../deploy/kustomize/serverless/argo-events"
 )
 
+// own is where an installation with a namespace of its own is.
+var own = types.NamespacedName{Namespace: "flux-token-refresher", Name: "flux-token-refresher"}
+
+// TestKustomize: what runs has the account, the configuration and the rights that belong together.
 func TestKustomize(t *testing.T) {
 	t.Parallel()
 	tests := map[string]struct {
 		folder string
 		want   types.NamespacedName
+		// beside are objects that are no part of an installation by kustomize/base, as KIND/NAME.
+		beside []string
 	}{
 		"the base": {
 			folder: kustomizeBase,
@@ -49,10 +61,12 @@ func TestKustomize(t *testing.T) {
 		"events": {
 			folder: kustomizeEvents,
 			want:   types.NamespacedName{Namespace: "flux-system", Name: "flux-token-refresher"},
+			beside: []string{"Service/flux-token-refresher"},
 		},
 		"events, another namespace and name": {
 			folder: overlay(t, kustomizeEvents, "tokens", "prod-", "-2"),
 			want:   types.NamespacedName{Namespace: "tokens", Name: "prod-flux-token-refresher-2"},
+			beside: []string{"Service/prod-flux-token-refresher-2"},
 		},
 		"another namespace": {
 			folder: overlay(t, kustomizeBase, "tokens", "", ""),
@@ -66,13 +80,56 @@ func TestKustomize(t *testing.T) {
 			folder: overlay(t, kustomizeBase, "tokens", "prod-", ""),
 			want:   types.NamespacedName{Namespace: "tokens", Name: "prod-flux-token-refresher"},
 		},
+		"many namespaces": {
+			folder: kustomizeMany,
+			want:   own,
+			beside: []string{"Namespace/flux-token-refresher"},
+		},
+		"once": {
+			folder: serverlessOnce,
+			want:   own,
+			beside: []string{"CronJob/flux-token-refresher", "Namespace/flux-token-refresher"},
+		},
+		"knative": {
+			folder: serverlessKnative,
+			want:   own,
+			beside: []string{
+				"CronJob/flux-token-refresher", "JobSink/flux-token-refresher", "Namespace/flux-token-refresher", "Trigger/flux-token-refresher",
+			},
+		},
+		"argo-events": {
+			folder: serverlessArgo,
+			want:   own,
+			beside: []string{
+				"Alert/flux-token-refresher", "CronJob/flux-token-refresher", "EventSource/flux-token-refresher", "Namespace/flux-token-refresher",
+				"Provider/flux-token-refresher", "Role/flux-token-refresher-sensor", "RoleBinding/flux-token-refresher-sensor",
+				"Sensor/flux-token-refresher", "ServiceAccount/flux-token-refresher-sensor",
+			},
+		},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			objects, err := manifests.Render(test.folder, test.want.Namespace)
+			// A namespace line moves everything; those that keep their Roles elsewhere do without.
+			render := func() ([]*unstructured.Unstructured, error) {
+				return manifests.Render(test.folder, test.want.Namespace)
+			}
+			if test.want == own {
+				render = func() ([]*unstructured.Unstructured, error) { return manifests.Build(test.folder) }
+			}
+			objects, err := render()
 			if err != nil {
 				t.Fatal(err)
+			}
+			objects = slices.DeleteFunc(objects, func(o *unstructured.Unstructured) bool {
+				i := slices.Index(test.beside, o.GetKind()+"/"+o.GetName())
+				if i >= 0 {
+					test.beside = slices.Delete(slices.Clone(test.beside), i, i+1)
+				}
+				return i >= 0
+			})
+			if len(test.beside) > 0 {
+				t.Errorf("there is no %v", test.beside)
 			}
 			var configMap corev1.ConfigMap
 			objects = take(t, objects, "ConfigMap", &configMap)
@@ -85,29 +142,22 @@ func TestKustomize(t *testing.T) {
 			if got := (types.NamespacedName{Namespace: account.Namespace, Name: account.Name}); got != test.want {
 				t.Errorf("ServiceAccount %s, want %s", got, test.want)
 			}
-			var deployment appsv1.Deployment
-			objects = take(t, objects, "Deployment", &deployment)
-			pod := deployment.Spec.Template.Spec
-			if deployment.Namespace != account.Namespace || pod.ServiceAccountName != account.Name {
-				t.Errorf("the Deployment is in %s and runs as %s, want %s", deployment.Namespace, pod.ServiceAccountName, test.want)
+			var network networkingv1.NetworkPolicy
+			objects = take(t, objects, "NetworkPolicy", &network)
+			if network.Namespace != test.want.Namespace {
+				t.Errorf("the NetworkPolicy is in %s", network.Namespace)
 			}
-			if mounted := volume(t, pod, "config").ConfigMap.Name; configMap.Namespace != account.Namespace || mounted != configMap.Name {
-				t.Errorf("the Deployment reads the ConfigMap %s, there is %s/%s", mounted, configMap.Namespace, configMap.Name)
+			if slices.ContainsFunc(objects, func(o *unstructured.Unstructured) bool { return o.GetKind() == "Deployment" }) {
+				objects = checkReplicas(t, objects, account, configMap)
 			}
 
-			// Everything else is rights, but for the way in.
-			objects = slices.DeleteFunc(objects, func(o *unstructured.Unstructured) bool { return o.GetKind() == "Service" })
+			// Everything else is rights.
 			got, want := map[string]any{}, map[string]any{}
 			for _, object := range objects {
 				got[title(object)] = object.Object
 			}
-			for _, object := range rbac.Objects(c, test.want) {
-				content, err := runtime.DefaultUnstructuredConverter.ToUnstructured(object)
-				if err != nil {
-					t.Fatal(err)
-				}
-				delete(content, "status")
-				want[title(&unstructured.Unstructured{Object: content})] = content
+			for _, object := range rightsOf(t, c, test.want) {
+				want[title(object)] = object.Object
 			}
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("rights are not those of config rbac (-want +got)\n%s", diff)
@@ -116,40 +166,148 @@ func TestKustomize(t *testing.T) {
 	}
 }
 
-// TestKustomizeInCluster: a namespace that enforces the restricted Pod Security Standard takes all of it, and its pods.
+// checkReplicas looks at the Deployment and its PodDisruptionBudget, and gives the other objects.
+func checkReplicas(t *testing.T, objects []*unstructured.Unstructured, account corev1.ServiceAccount, configMap corev1.ConfigMap) []*unstructured.Unstructured {
+	t.Helper()
+	var deployment appsv1.Deployment
+	objects = take(t, objects, "Deployment", &deployment)
+	pod := deployment.Spec.Template.Spec
+	if deployment.Namespace != account.Namespace || pod.ServiceAccountName != account.Name {
+		t.Errorf("the Deployment is in %s and runs as %s, want %s/%s", deployment.Namespace, pod.ServiceAccountName, account.Namespace, account.Name)
+	}
+	if mounted := volume(t, pod, "config").ConfigMap.Name; configMap.Namespace != account.Namespace || mounted != configMap.Name {
+		t.Errorf("the Deployment reads the ConfigMap %s, there is %s/%s", mounted, configMap.Namespace, configMap.Name)
+	}
+	var budget policyv1.PodDisruptionBudget
+	objects = take(t, objects, "PodDisruptionBudget", &budget)
+	if budget.Namespace != deployment.Namespace || !cmp.Equal(budget.Spec.Selector, deployment.Spec.Selector) {
+		t.Errorf("the PodDisruptionBudget in %s is about %v", budget.Namespace, budget.Spec.Selector)
+	}
+	return objects
+}
+
+// rightsOf is what `config rbac` prints.
+func rightsOf(t *testing.T, c *config.Config, account types.NamespacedName) []*unstructured.Unstructured {
+	t.Helper()
+	documents, err := rbac.YAML(rbac.Objects(c, account))
+	if err != nil {
+		t.Fatal(err)
+	}
+	objects, err := manifests.Parse(documents)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return objects
+}
+
+// TestKustomizeInCluster: namespaces that enforce the restricted Pod Security Standard take all of it, and its pods.
 func TestKustomizeInCluster(t *testing.T) {
 	t.Parallel()
-	for _, folder := range []string{kustomizeBase, kustomizeEvents} {
+	for _, folder := range []string{kustomizeBase, kustomizeEvents, kustomizeMany, serverlessOnce, serverlessKnative, serverlessArgo} {
 		t.Run(filepath.Base(folder), func(t *testing.T) {
 			t.Parallel()
-			inCluster(t, folder)
+			// Kinds of others are in serverless_test.go and, with Flux's controllers, in flux_test.go.
+			objects := slices.DeleteFunc(built(t, folder), func(o *unstructured.Unstructured) bool {
+				return slices.Contains([]string{"JobSink", "Trigger", "EventSource", "Sensor", "Provider", "Alert"}, o.GetKind())
+			})
+			namespace, objects := moved(t, objects)
+			applyRestricted(t, namespace, objects)
 		})
 	}
 }
 
-func inCluster(t *testing.T, folder string) {
+// moved gives each namespace of objects another name, of one that is the test's own and enforces restricted.
+func moved(t *testing.T, objects []*unstructured.Unstructured) (namespace string, out []*unstructured.Unstructured) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	namespace, client := newNamespace(t), newClient(t)
-	_, err := client.CoreV1().Namespaces().Patch(ctx, namespace, types.MergePatchType,
+	names := map[string]string{}
+	for _, object := range objects {
+		// Where the pods are, everything else that has no namespace takes its suffix from.
+		if object.GetKind() == "NetworkPolicy" {
+			namespace = object.GetNamespace()
+		}
+		if from := object.GetNamespace(); from != "" && names[from] == "" {
+			names[from] = restrictedNamespace(t)
+		}
+	}
+	var move func(any) any
+	move = func(v any) any {
+		switch v := v.(type) {
+		case map[string]any:
+			for key, value := range v {
+				if name, ok := value.(string); ok && key == "namespace" && names[name] != "" {
+					v[key] = names[name]
+					continue
+				}
+				v[key] = move(value)
+			}
+		case []any:
+			for i := range v {
+				v[i] = move(v[i])
+			}
+		}
+		return v
+	}
+	for _, object := range objects {
+		object = object.DeepCopy()
+		move(object.Object)
+		if object.GetKind() == "Namespace" {
+			object.SetName(names[object.GetName()])
+		}
+		out = append(out, object)
+	}
+	return names[namespace], out
+}
+
+// restrictedNamespace makes one that admits no pod beyond the restricted Pod Security Standard.
+func restrictedNamespace(t *testing.T) string {
+	t.Helper()
+	namespace := newNamespace(t)
+	_, err := newClient(t).CoreV1().Namespaces().Patch(patient(t), namespace, types.MergePatchType,
 		[]byte(`{"metadata":{"labels":{"pod-security.kubernetes.io/enforce":"restricted"}}}`), metav1.PatchOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	objects, err := manifests.Render(folder, namespace)
-	if err != nil {
-		t.Fatal(err)
-	}
+	return namespace
+}
+
+// applyRestricted applies objects, and creates a pod of each Deployment and CronJob, for which alone the namespace could refuse it.
+func applyRestricted(t *testing.T, namespace string, objects []*unstructured.Unstructured) {
+	t.Helper()
+	ctx := patient(t)
 	if err := manifests.Apply(ctx, controlPlane.Config(), namespace, objects); err != nil {
 		t.Fatal(err)
 	}
-	var deployment appsv1.Deployment
-	take(t, objects, "Deployment", &deployment)
-	pod := &corev1.Pod{ObjectMeta: deployment.Spec.Template.ObjectMeta, Spec: deployment.Spec.Template.Spec}
-	pod.GenerateName = deployment.Name + "-"
-	if _, err := client.CoreV1().Pods(namespace).Create(ctx, pod, metav1.CreateOptions{}); err != nil {
-		t.Errorf("a pod of the Deployment: %v", err)
+	pods := 0
+	for _, object := range objects {
+		var template corev1.PodTemplateSpec
+		switch object.GetKind() {
+		case "Deployment":
+			var deployment appsv1.Deployment
+			convert(t, object, &deployment)
+			template = deployment.Spec.Template
+		case "CronJob":
+			var job batchv1.CronJob
+			convert(t, object, &job)
+			template = job.Spec.JobTemplate.Spec.Template
+		default:
+			continue
+		}
+		admitted(t, namespace, template)
+		pods++
+	}
+	if pods != 1 {
+		t.Errorf("%d kinds of pods, want one", pods)
+	}
+}
+
+// admitted creates a pod.
+func admitted(t *testing.T, namespace string, template corev1.PodTemplateSpec) {
+	t.Helper()
+	pod := &corev1.Pod{ObjectMeta: template.ObjectMeta, Spec: template.Spec}
+	pod.GenerateName = "pod-"
+	options := metav1.CreateOptions{FieldValidation: metav1.FieldValidationStrict}
+	if _, err := newClient(t).CoreV1().Pods(namespace).Create(patient(t), pod, options); err != nil {
+		t.Errorf("a pod of the template: %v", err)
 	}
 }
 
@@ -304,6 +462,14 @@ func take(t *testing.T, objects []*unstructured.Unstructured, kind string, into 
 		t.Fatal(err)
 	}
 	return slices.Delete(slices.Clone(objects), i, i+1)
+}
+
+// convert decodes an object; a field that its type does not have is an error.
+func convert(t *testing.T, object *unstructured.Unstructured, into any) {
+	t.Helper()
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructuredWithValidation(object.Object, into, true); err != nil {
+		t.Fatalf("%s: %v", title(object), err)
+	}
 }
 
 // title is what an object is called in messages.
