@@ -39,6 +39,8 @@ import (
 const (
 	kept = "kept" // exists, with somebody's credential
 	made = "made" // is created
+
+	eventsKey = "0123456789abcdef0123456789abcdef"
 )
 
 // newLife installs targets that lead to each right: one that is adopted, one that is created with a token of a client secret; and
@@ -51,7 +53,7 @@ func newLife(t *testing.T) *installation.Installation {
 		if err := os.MkdirAll(s.Dir, 0o700); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(key, []byte(webhookKey), 0o600); err != nil {
+		if err := os.WriteFile(key, []byte(eventsKey), 0o600); err != nil {
 			t.Fatal(err)
 		}
 		s.Config = fmt.Sprintf("refresh: {cooldown: 1ms}\nevents: {address: \"127.0.0.1:0\", senders: [{name: flux, hmacKeyFile: %q, namespaces: [%q]}]}\n", key, s.Namespace)
@@ -115,7 +117,7 @@ func TestRightsAreUsed(t *testing.T) {
 			k.group, k.kind, i.Namespace, time.Now().UTC().Format(time.RFC3339))
 	}
 	for what, body := range bodies {
-		if status, outcome := l.post(t, []byte(body), map[string]string{"X-Signature": signature([]byte(body))}); status != http.StatusAccepted || outcome == "ignored" {
+		if status, outcome := l.post(t, []byte(body), map[string]string{"X-Signature": signature(eventsKey, []byte(body))}); status != http.StatusAccepted || outcome == "ignored" {
 			t.Errorf("%s: %d %s", what, status, outcome)
 		}
 	}
@@ -208,9 +210,13 @@ func usedRights(t *testing.T, i *installation.Installation, granted map[string]b
 		if r.Verb == "patch" && r.Code == http.StatusCreated { // server-side apply, which needs both
 			verbs = append(verbs, "create")
 		}
+		resource := r.Resource
+		if r.Subresource != "" {
+			resource += "/" + r.Subresource
+		}
 		for _, verb := range verbs {
-			use := right(verb, r.Resource, r.Group, r.Name)
-			if all := right(verb, r.Resource, r.Group, ""); granted[all] {
+			use := right(verb, resource, r.Group, r.Name)
+			if all := right(verb, resource, r.Group, ""); granted[all] {
 				use = all
 			}
 			used[use] = true

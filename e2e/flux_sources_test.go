@@ -62,12 +62,12 @@ func TestSources(t *testing.T) {
 			asked <- url
 			return refresh.Trial{Accepted: 1}
 		},
-		Request: func(_ context.Context, name refresh.Name, ask flux.Ask) error {
+		Request: func(_ context.Context, name refresh.Name, ask flux.Ask) (bool, error) {
 			if name != target.Name {
 				t.Errorf("asked for %s", name)
 			}
 			asks <- ask
-			return nil
+			return false, nil
 		},
 		Logger: slog.New(slog.DiscardHandler),
 	})

@@ -260,6 +260,9 @@ func TestHelmValues(t *testing.T) {
 		values string
 		check  func(*testing.T, []*unstructured.Unstructured)
 	}{
+		"global, as a dependency of another chart": {"global: {region: one}", func(t *testing.T, objects []*unstructured.Unstructured) {
+			equal(t, *deploymentOf(t, objects).Spec.Replicas, int32(3))
+		}},
 		"image": {"image: {repository: mirror.example/refresher, tag: v9, pullPolicy: Always}", func(t *testing.T, objects []*unstructured.Unstructured) {
 			container := pod(t, objects).Spec.Containers[0]
 			equal(t, container.Image, "mirror.example/refresher:v9")

@@ -26,31 +26,35 @@ func TestRequester(t *testing.T) {
 		}
 	}
 	raw := refresh.LongHash("flux", "/a/git/repository", "1")
+	written, coalesced := secret.Answer{Written: true}, secret.Answer{}
+	demand := ask("1")
+	demand.Demand = true
 	for name, test := range map[string]struct {
 		// seed is what stands there, beside the token; nil: no Secret.
-		seed    map[string]string
-		token   string
-		ask     secret.Ask
-		written bool
-		trace   string
+		seed  map[string]string
+		token string
+		ask   secret.Ask
+		want  secret.Answer
 	}{
-		"the first of its kind":              {map[string]string{}, "token", ask("1"), true, ""},
-		"there is no Secret":                 {nil, "", ask("1"), false, ""},
-		"there is no token":                  {map[string]string{}, "", ask("1"), false, ""},
-		"the event is of the token's second": {map[string]string{secret.RefreshedAt: stamp(now)}, "token", ask("1"), true, ""},
-		"the event is older than the token":  {map[string]string{secret.RefreshedAt: stamp(now.Add(2 * time.Second))}, "token", ask("1"), false, ""},
-		"it was asked and handled":           {map[string]string{secret.Request: raw, secret.HandledRequest: refresh.Hash(raw)}, "token", ask("1"), false, ""},
-		"it was handled, then another was":   {map[string]string{secret.Request: raw, secret.HandledRequest: refresh.Hash(raw)}, "token", ask("2"), true, ""},
-		"a person asks":                      {map[string]string{secret.Request: "now"}, "token", ask("1"), false, ""},
-		"a person's request was handled":     {map[string]string{secret.Request: "now", secret.HandledRequest: refresh.Hash("now")}, "token", ask("1"), true, ""},
+		"the first of its kind":              {map[string]string{}, "token", ask("1"), written},
+		"there is no Secret":                 {nil, "", ask("1"), coalesced},
+		"there is no token":                  {map[string]string{}, "", ask("1"), coalesced},
+		"the event is of the token's second": {map[string]string{secret.RefreshedAt: stamp(now)}, "token", ask("1"), written},
+		"the event is older than the token":  {map[string]string{secret.RefreshedAt: stamp(now.Add(2 * time.Second))}, "token", ask("1"), secret.Answer{Overtaken: true}},
+		"it was asked and handled":           {map[string]string{secret.Request: raw, secret.HandledRequest: refresh.Hash(raw)}, "token", ask("1"), coalesced},
+		"it was handled, then another was":   {map[string]string{secret.Request: raw, secret.HandledRequest: refresh.Hash(raw)}, "token", ask("2"), written},
+		"a person asks":                      {map[string]string{secret.Request: "now"}, "token", ask("1"), coalesced},
+		"a person's request was handled":     {map[string]string{secret.Request: "now", secret.HandledRequest: refresh.Hash("now")}, "token", ask("1"), written},
 		"one about this token is open": {map[string]string{
 			secret.Request:        "open",
 			secret.RequestContext: `{"request":"open","about":"` + refresh.Hash("token") + `","traceparent":"` + ask("").TraceParent + `"}`,
-		}, "token", ask("1"), false, ask("").TraceParent},
+		}, "token", ask("1"), secret.Answer{OpenTrace: ask("").TraceParent}},
 		"one about another token is open": {map[string]string{
 			secret.Request:        "open",
 			secret.RequestContext: `{"request":"open","about":"` + refresh.Hash("another") + `"}`,
-		}, "token", ask("1"), true, ""},
+		}, "token", ask("1"), written},
+		"hands off":         {map[string]string{secret.Suspend: "true"}, "token", ask("1"), coalesced},
+		"a token is wanted": {map[string]string{}, "token", demand, written},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -67,11 +71,11 @@ func TestRequester(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			written, trace, err := secret.NewRequester(coreClient(t, config)).Request(t.Context(), target, test.ask)
-			if err != nil || written != test.written || trace != test.trace {
-				t.Fatalf("written %t, trace %q, error %v; want %t, %q", written, trace, err, test.written, test.trace)
+			answer, err := secret.NewRequester(coreClient(t, config)).Request(t.Context(), target, test.ask)
+			if err != nil || answer != test.want {
+				t.Fatalf("%+v, error %v; want %+v", answer, err, test.want)
 			}
-			if !written {
+			if !answer.Written {
 				return
 			}
 			live, err := hands{newClient(t)}.Get(t.Context(), target.Name)
@@ -82,6 +86,9 @@ func TestRequester(t *testing.T) {
 			want := refresh.Request{
 				ID: refresh.Hash(refresh.LongHash(test.ask.Sender, test.ask.Source, test.ask.ID)), About: refresh.Hash(test.token),
 				Received: now.UTC(), TraceParent: test.ask.TraceParent,
+			}
+			if test.ask.Demand {
+				want.About = ""
 			}
 			if !got.Received.Equal(want.Received) {
 				t.Errorf("received %s, want %s", got.Received, want.Received)
@@ -114,11 +121,11 @@ func TestRequesterStorm(t *testing.T) {
 	for n := range 100 {
 		requests.Go(func() {
 			ask := secret.Ask{Sender: "flux", Source: fmt.Sprint("repository-", n), ID: fmt.Sprint(n), Time: time.Now(), Received: time.Now()}
-			written, _, err := replicas[n%3].Request(t.Context(), target, ask)
+			answer, err := replicas[n%3].Request(t.Context(), target, ask)
 			if err != nil {
 				t.Error(err)
 			}
-			if written {
+			if answer.Written {
 				made.Add(1)
 			}
 		})

@@ -8,7 +8,6 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
-	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -114,6 +113,8 @@ type sources struct {
 	namespace string
 	entra     *azuretest.Entra
 	devops    *devops.Server
+	// key signs what notification-controller sends.
+	key string
 }
 
 const credential = "credential"
@@ -121,7 +122,9 @@ const credential = "credential"
 // newSources starts an Azure DevOps that takes entra's tokens. When the test failed, what Flux wrote about the namespace is shown.
 func newSources(t *testing.T, c *cluster.Cluster, f *flux.Flux, namespace string, entra *azuretest.Entra) *sources {
 	t.Helper()
-	s := &sources{Flux: f, cluster: c, namespace: namespace, entra: entra}
+	key := make([]byte, 32) // as "openssl rand -hex 32" makes it
+	_, _ = rand.Read(key)
+	s := &sources{Flux: f, cluster: c, namespace: namespace, entra: entra, key: hex.EncodeToString(key)}
 	var err error
 	if s.client, err = kubernetes.NewForConfig(c.Config()); err != nil {
 		t.Fatal(err)
@@ -209,7 +212,7 @@ func isFailed(object *unstructured.Unstructured) bool {
 	return flux.Ready(object).Status == metav1.ConditionFalse
 }
 
-// webhook is a Provider of type generic-hmac, with an Alert that sends it the failures of all GitRepositories of a namespace.
+// webhook stands in the place of the product: it gets what deploy/flux sends.
 type webhook struct{ deliveries chan delivery }
 
 // delivery is a request that the webhook got.
@@ -220,9 +223,6 @@ type delivery struct {
 	at     time.Time
 }
 
-// webhookKey signs what notification-controller sends.
-const webhookKey = "0123456789abcdef0123456789abcdef"
-
 func (s *sources) webhook(t *testing.T) *webhook {
 	t.Helper()
 	w := &webhook{deliveries: make(chan delivery, 100)}
@@ -231,7 +231,7 @@ func (s *sources) webhook(t *testing.T) *webhook {
 		if err != nil {
 			t.Error(err)
 		}
-		signed := r.Header.Get("X-Signature") == signature(body)
+		signed := r.Header.Get("X-Signature") == signature(s.key, body)
 		w.deliveries <- delivery{r.Header, body, signed, time.Now()}
 		rw.WriteHeader(http.StatusAccepted)
 	}))
@@ -241,36 +241,38 @@ func (s *sources) webhook(t *testing.T) *webhook {
 }
 
 // signature is the X-Signature of a body.
-func signature(body []byte) string {
-	mac := hmac.New(sha256.New, []byte(webhookKey))
+func signature(key string, body []byte) string {
+	mac := hmac.New(sha256.New, []byte(key))
 	_, _ = mac.Write(body)
 	return "sha256=" + hex.EncodeToString(mac.Sum(nil))
 }
 
-// notify sends the failures of all GitRepositories to a URL.
+// notify has the failures of all sources sent to a URL.
 func (s *sources) notify(t *testing.T, url string) {
 	t.Helper()
-	objects, err := manifests.Parse(fmt.Appendf(nil, `
-apiVersion: v1
-kind: Secret
-metadata: {name: webhook, namespace: %[1]s}
-stringData: {token: %[2]s}
----
-apiVersion: notification.toolkit.fluxcd.io/v1beta3
-kind: Provider
-metadata: {name: webhook, namespace: %[1]s}
-spec: {type: generic-hmac, address: %[3]q, secretRef: {name: webhook}}
----
-apiVersion: notification.toolkit.fluxcd.io/v1beta3
-kind: Alert
-metadata: {name: webhook, namespace: %[1]s}
-spec:
-  providerRef: {name: webhook}
-  eventSeverity: error
-  eventSources: [{kind: GitRepository, name: "*"}]
-`, s.namespace, webhookKey, url))
+	s.provide(t, map[string]any{"address": url})
+}
+
+// provide installs what deploy/flux has, but for these fields of the Provider's spec.
+func (s *sources) provide(t *testing.T, spec map[string]any) {
+	t.Helper()
+	key := applycorev1.Secret("flux-token-refresher-events", s.namespace).WithStringData(map[string]string{"token": s.key})
+	if _, err := s.client.CoreV1().Secrets(s.namespace).Apply(t.Context(), key, metav1.ApplyOptions{FieldManager: "e2e"}); err != nil {
+		t.Fatal(err)
+	}
+	objects, err := manifests.Render(deployFlux, s.namespace)
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, object := range objects {
+		if object.GetKind() != "Provider" {
+			continue
+		}
+		for field, value := range spec {
+			if err := unstructured.SetNestedField(object.Object, value, "spec", field); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
 	if err := manifests.Apply(t.Context(), s.cluster.Config(), s.namespace, objects); err != nil {
 		t.Fatal(err)

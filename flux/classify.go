@@ -65,8 +65,9 @@ var (
 	// 5.13 the body follows. An OCI registry's "UNAUTHORIZED: authentication required" reads the same.
 	answers = regexp.MustCompile(`(?:^|[:;,]\s*)(authentication required|authorization failed|repository not found)\b`)
 
-	statuses = regexp.MustCompile(`\b(?:status(?: code)?|statuscode|http error|http|returned error|googleapi: error|response)[:=]?\s*([1-5]\d\d)\b` +
-		`|\b([1-5]\d\d)[):]? (?:unauthorized|forbidden|not found|too many requests|proxy authentication required|` +
+	// 1xx are no answers, and 128 is how git exits.
+	statuses = regexp.MustCompile(`\b(?:status(?: code)?|statuscode|http(?:/[\d.]+)?(?: (?:error|code|status))?|error|response(?: code)?)[:=]?\s*([2-5]\d\d)\b` +
+		`|\b([2-5]\d\d)[):]? \(?(?:unauthorized|forbidden|not found|too many requests|proxy authentication required|` +
 		`bad request|internal server error|bad gateway|service unavailable|gateway timeout)\b`)
 
 	// go-git says "http redirect: target "…"" since 5.18 and "http transport: redirect target "…"" in 6, Git "redirect: …". Where
@@ -129,7 +130,11 @@ func (f findings) signIn() bool {
 	return u.Host == "login.microsoftonline.com"
 }
 
-var link = regexp.MustCompile(`^(?:[a-z][a-z0-9+.-]*://|refs/)\S*`)
+var (
+	link = regexp.MustCompile(`^(?:[a-z][a-z0-9+.-]*://|refs/)\S*`)
+	// quotedURL is one between apostrophes, and the character after it.
+	quotedURL = regexp.MustCompile(`^'https?://.*?'[:;,.)]`)
+)
 
 // withoutNames puts ~ in the place of what is quoted, of URLs and of refs. A quotation mark inside a word is an apostrophe, and
 // one without its partner stands for itself.
@@ -168,11 +173,17 @@ func letter(c byte) bool {
 }
 
 // quotation gives the length of the quotation that s begins with, marks included; 0 when there is none. It ends at the first
-// mark of its kind that no letter follows: a URL may hold an apostrophe.
+// mark of its kind that no letter follows. A URL may hold apostrophes, also at a word's end, which Flux's own marks are not: after those
+// comes punctuation.
 func quotation(s string) int {
 	mark := s[0]
 	if mark != '\'' && mark != '"' {
 		return 0
+	}
+	if mark == '\'' && strings.HasPrefix(link.FindString(s[1:]), "http") {
+		if at := quotedURL.FindStringIndex(s); at != nil {
+			return at[1] - 1
+		}
 	}
 	for i := 1; i < len(s); i++ {
 		if s[i] == mark && s[i-1] != '\\' && (i+1 == len(s) || !letter(s[i+1])) {

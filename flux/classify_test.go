@@ -340,3 +340,44 @@ func BenchmarkClassify(b *testing.B) {
 		})
 	}
 }
+
+// The same refusals in other words than the labelled ones: statuses as clients spell them, and what Git hosts and object stores say.
+func TestOtherWordsForARejectedCredential(t *testing.T) {
+	t.Parallel()
+	const clone = "failed to checkout and determine revision: unable to clone 'https://git.example.com/ops/fleet.git': "
+	for _, tail := range []string{
+		"server responded with HTTP/2 401",
+		"HTTP code 401",
+		"401 (Unauthorized)",
+		"error: 401",
+		"bad response code: 401",
+		"clone failed\nUnauthorized\n",
+		"The requested resource requires user authentication: https://dev.azure.com/contoso",
+		"remote: Failed to authenticate user",
+		"The security token included in the request is expired",
+		"The security token included in the request is invalid.",
+	} {
+		if got := flux.Classify(git(clone + tail)); got.Verdict != certain {
+			t.Errorf("%s by rule %s, want %s: %q", got.Verdict, got.Rule, certain, tail)
+		}
+	}
+	if got := flux.Classify(git(clone + "remote: Write access to repository not granted.")); got.Verdict != possible {
+		t.Errorf("%s by rule %s, want %s: GitHub's 403", got.Verdict, got.Rule, possible)
+	}
+}
+
+// A project's name may end in an apostrophe, which is not the end of the URL that Flux quotes.
+func TestApostropheAtTheEndOfAProject(t *testing.T) {
+	t.Parallel()
+	for _, remote := range []string{
+		"https://dev.azure.com/contoso/Owners'%20Tools/_git/fleet",
+		"https://dev.azure.com/contoso/Owners'/_git/fleet",
+		"https://dev.azure.com/contoso/Owners' Tools/_git/fleet",
+	} {
+		got := flux.Classify(git("failed to checkout and determine revision: unable to list remote for '" + remote +
+			"': authentication required: TF400813: The user 'aaaaaaaa-aaaa' is not authorized to access this resource."))
+		if got.Verdict != certain {
+			t.Errorf("%s by rule %s, want %s: %s", got.Verdict, got.Rule, certain, remote)
+		}
+	}
+}

@@ -4,6 +4,7 @@ package flux
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"time"
 
@@ -16,15 +17,16 @@ const (
 	grace = 500 * time.Millisecond
 	// sourceAgain is when to look again at an object whose source was not listed yet.
 	sourceAgain = 5 * time.Second
-	// An object that fails anew, and was not Ready since it was asked for last, is asked for again after firstAgain, and then after
-	// twice as long each time, up to lastAgain: the longest pause between two tries of source-controller.
+	// An object that still fails is asked for again after firstAgain, and then after twice as long each time, up to lastAgain: the longest
+	// pause between two tries of source-controller. What was asked before may have come to nothing: the identity was misconfigured
+	// then, a Git server had not heard of the revocation yet, or the leader ended before it told the object.
 	firstAgain = 30 * time.Second
 	lastAgain  = 15 * time.Minute
 )
 
 // Ask is what a request for a refresh says of its cause.
 type Ask struct {
-	// Source is the object, ID its failure: the same ones mean the same failure, in another term as well.
+	// Source is the object, ID its failure, and how often that was asked for: the same ones mean the same, in another term as well.
 	Source, ID string
 	Verdict    Verdict
 	// Time is when the object was last known to fail.
@@ -39,8 +41,9 @@ type safetyNet struct {
 
 // asked is what the net did about an object that fails.
 type asked struct {
-	id        string // the failure that was dealt with
-	times     int
+	id        string // the failure that was asked for last
+	again     int    // how often it was asked for before that
+	times     int    // how often the object was, since it was Ready
 	notBefore time.Time
 	woken     time.Time // once for each Wake, also when somebody takes the annotation back
 	warned    bool
@@ -105,21 +108,29 @@ func (n *safetyNet) look(ctx context.Context, k key) {
 				a.woken = now
 			}
 		}
-	case o.failure.id == a.id:
 	case now.Before(a.notBefore):
 		n.queue.AddAfter(k, a.notBefore.Sub(now))
 	default:
+		again := 0
+		if a.id == o.failure.id {
+			again = a.again + 1
+		}
 		bounded, cancel := context.WithTimeout(ctx, kube.RequestTimeout)
-		err := n.Request(bounded, target, Ask{
+		overtaken, err := n.Request(bounded, target, Ask{
 			Source: Object{Kind: k.kind.name, Namespace: k.namespace, Name: k.name}.source(),
-			ID:     o.failure.id, Verdict: o.failure.Verdict, Time: o.failure.since,
+			ID:     fmt.Sprintf("%s/%d", o.failure.id, again), Verdict: o.failure.Verdict, Time: o.failure.since,
 		})
 		cancel()
+		if err == nil && overtaken {
+			_, err = n.API.wake(ctx, k, now) // a leader before us ended before it did
+		}
 		if n.done(ctx, log, k, a, err); err == nil {
-			log.InfoContext(ctx, "the object fails to authenticate; a refresh was requested, unless it was already", "verdict", string(o.failure.Verdict))
-			a.id = o.failure.id
-			a.notBefore = now.Add(min(firstAgain<<a.times, lastAgain))
-			a.times = min(a.times+1, 5)
+			log.InfoContext(ctx, "the object fails to authenticate; a refresh was requested, unless it was already",
+				"verdict", string(o.failure.Verdict), "overtaken", overtaken)
+			a.id, a.again = o.failure.id, again
+			pause := min(firstAgain<<a.times, lastAgain)
+			a.notBefore, a.times = now.Add(pause), min(a.times+1, 5)
+			n.queue.AddAfter(k, pause)
 		}
 	}
 }

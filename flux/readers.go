@@ -5,6 +5,7 @@ package flux
 import (
 	"cmp"
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"strings"
@@ -45,7 +46,7 @@ func (s *Sources) Try(ctx context.Context, target refresh.Target, token refresh.
 
 	var mu sync.Mutex
 	var trial refresh.Trial
-	refusals := map[string][]string{} // Why → names
+	refusals, silences := map[string][]string{}, map[string][]string{} // Why → names
 	asking, stop := context.WithCancel(ctx)
 	defer stop()
 	var group errgroup.Group
@@ -55,14 +56,17 @@ func (s *Sources) Try(ctx context.Context, target refresh.Target, token refresh.
 			answer := s.Ask(asking, url, token)
 			mu.Lock()
 			defer mu.Unlock()
-			if asking.Err() != nil {
-				return nil
+			if errors.Is(asking.Err(), context.Canceled) {
+				return nil // nobody asks any more
 			}
 			trial.Accepted += answer.Accepted
 			trial.Rejected += answer.Rejected
 			trial.Silent += answer.Silent
-			if answer.Rejected > 0 {
+			switch {
+			case answer.Rejected > 0:
 				refusals[answer.Why] = append(refusals[answer.Why], names...)
+			case answer.Silent > 0:
+				silences[answer.Why] = append(silences[answer.Why], names...)
 			}
 			if enough && answer.Accepted > 0 {
 				stop()
@@ -71,22 +75,22 @@ func (s *Sources) Try(ctx context.Context, target refresh.Target, token refresh.
 		})
 	}
 	_ = group.Wait()
-	if ctx.Err() != nil {
+	if errors.Is(ctx.Err(), context.Canceled) {
 		return refresh.Trial{}, ctx.Err()
 	}
-	trial.Why = why(refusals)
+	trial.Why = cmp.Or(why(refusals), why(silences))
 	return trial, nil
 }
 
-// why gives the reason that most readers were refused for, and some of their names: one sentence is what an Event has room for.
-func why(refusals map[string][]string) string {
-	reasons := slices.SortedFunc(maps.Keys(refusals), func(a, b string) int {
-		return cmp.Or(cmp.Compare(len(refusals[b]), len(refusals[a])), strings.Compare(a, b))
+// why gives the reason that most readers share, and some of their names: one sentence is what an Event has room for.
+func why(answers map[string][]string) string {
+	reasons := slices.SortedFunc(maps.Keys(answers), func(a, b string) int {
+		return cmp.Or(cmp.Compare(len(answers[b]), len(answers[a])), strings.Compare(a, b))
 	})
 	if len(reasons) == 0 {
 		return ""
 	}
-	names := slices.Sorted(slices.Values(refusals[reasons[0]]))
+	names := slices.Sorted(slices.Values(answers[reasons[0]]))
 	if len(names) > 3 {
 		names = append(names[:3], "…")
 	}

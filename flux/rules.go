@@ -71,7 +71,7 @@ var rules = []rule{
 
 	// 401 with go-git of any version, with OCI registries, and with libgit2 ("remote authentication required but no callback
 	// set", and "replays" when it has tried).
-	{"authentication-required", AuthFailure, heads("authentication required", "too many redirects or authentication replays")},
+	{"authentication-required", AuthFailure, heads("authentication required", "requires user authentication", "too many redirects or authentication replays")},
 
 	// Too many requests, with whatever status; a registry then speaks of "authenticating" and "unauthenticated". TF400733 is Azure
 	// DevOps' delay of a heavy user.
@@ -91,7 +91,7 @@ var rules = []rule{
 			"incorrect username or password", "bad credentials", "invalid credentials", "invalid token", "invalid access token",
 			"password authentication was removed", "password authentication is not supported", "could not read username for", "could not read password for",
 			"invalidaccesskeyid", "access key id you provided does not exist", "signaturedoesnotmatch", "request signature we calculated does not match",
-			"invalidauthenticationinfo", "failed to authenticate the request", "no basic auth credentials")
+			"security token included in the request is", "invalidauthenticationinfo", "failed to authenticate the request", "failed to authenticate user", "no basic auth credentials")
 	}},
 
 	{"status-401", AuthFailure, func(f findings) bool { return f.status == "401" }},
@@ -108,7 +108,7 @@ var rules = []rule{
 	{"forbidden", PossibleAuthFailure, func(f findings) bool {
 		return f.answer == "authorization failed" || f.status == "403" || denied.MatchString(f.head) ||
 			contains(f.head, "not have permission", "you need the git ", "code to this project", "code from this project", "required privilege scopes",
-				"not authorized to ", "insufficient_scope", "tf401027", "tf401444", "vs403463")
+				"not authorized to ", "access to repository not granted", "insufficient_scope", "tf401027", "tf401444", "vs403463")
 	}},
 
 	// 404 hides what the token may not see: TF401019, GitHub's and GitLab's private repositories. Registries and Helm
@@ -141,7 +141,7 @@ var html = []string{"<!doctype html", "<html"}
 var (
 	otherSecret  = regexp.MustCompile(`(?:failed to get|could not find) (?:[\w-]+ ){0,3}secret\b|public keys secret error|is forbidden: user\b`)
 	expired      = regexp.MustCompile(`\b(?:token|credentials?) (?:has |have |is |are |was )?(?:been )?(?:expired|revoked)\b|\bexpired ?(?:access )?token\b`)
-	unauthorized = regexp.MustCompile(`(?:^|[:;,.]\s*)(?:fatal: )?(?:unauthorized|unauthenticated|not authorized|authentication failed|authentication is required)(?:$|[:;,.\s])`)
+	unauthorized = regexp.MustCompile(`(?m)(?:^|[:;,.]\s*)(?:fatal: )?(?:unauthorized|unauthenticated|not authorized|authentication failed|authentication is required)(?:$|[:;,.\s])`)
 	denied       = regexp.MustCompile(`(?:^|[:;,]\s*)(?:access )?(?:forbidden|denied)(?:$|[:;,.\s])|\bpermission to \S+ denied\b`)
 )
 

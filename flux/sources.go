@@ -32,8 +32,9 @@ type SourcesConfig struct {
 	// Ask shows the token to the Git server of a repository and gives what that one said, Why included; the zero Trial when the
 	// token may not be shown to it. url is as it stands in the object.
 	Ask func(ctx context.Context, url string, token refresh.Token) refresh.Trial
-	// Request asks for a refresh of a target by the protocol of the Secret's annotations. It is durable when it returns.
-	Request func(ctx context.Context, target refresh.Name, ask Ask) error
+	// Request asks for a refresh of a target by the protocol of the Secret's annotations. It is durable when it returns. overtaken tells
+	// that nothing was asked for, because the token is newer than the failure.
+	Request func(ctx context.Context, target refresh.Name, ask Ask) (overtaken bool, err error)
 	Logger  *slog.Logger
 }
 

@@ -31,9 +31,10 @@ type term struct {
 	log *bytes.Buffer
 	end func()
 
-	mu   sync.Mutex
-	asks []flux.Ask
-	fail error // of requests
+	mu        sync.Mutex
+	asks      []flux.Ask
+	fail      error // of requests
+	overtaken bool  // requests are of failures that are older than the token
 }
 
 // lead begins a term. A Git server of a host "accepts", "rejects", … as its URL says.
@@ -62,7 +63,7 @@ func lead(t *testing.T, s *server) *term {
 			}
 			return refresh.Trial{Why: "may not be asked"}
 		},
-		Request: func(ctx context.Context, name refresh.Name, ask flux.Ask) error {
+		Request: func(ctx context.Context, name refresh.Name, ask flux.Ask) (bool, error) {
 			if _, ok := ctx.Deadline(); !ok {
 				t.Error("a request without a deadline")
 			}
@@ -74,7 +75,7 @@ func lead(t *testing.T, s *server) *term {
 			if w.fail == nil {
 				w.asks = append(w.asks, ask)
 			}
-			return w.fail
+			return w.overtaken, w.fail
 		},
 		Logger: logTo(w.log),
 	})
@@ -204,7 +205,7 @@ func TestWakeFails(t *testing.T) {
 			}
 			return nil, nil
 		})
-		pass(time.Minute)
+		pass(10 * time.Second)
 		if asks := w.requested(); len(asks) != 2 {
 			t.Errorf("asked for %+v", asks)
 		}
@@ -245,7 +246,7 @@ func TestTry(t *testing.T) {
 		"not to be shown":    {hidden, "accepts", refresh.Trial{}},
 		"not to be asked":    {target, "git", refresh.Trial{}},
 		"accepted":           {target, "accepts", refresh.Trial{Accepted: 1}},
-		"silent":             {target, "silent", refresh.Trial{Silent: 1}},
+		"silent":             {target, "silent", refresh.Trial{Silent: 1, Why: "GitRepository apps/silent: the server is silent"}},
 		"rejected":           {target, "rejects", refresh.Trial{Rejected: 1, Why: "GitRepository apps/rejects: the server rejects"}},
 		"good and forbidden": {target, "accepts forbids", refresh.Trial{Accepted: 1, Rejected: 1, Why: "GitRepository apps/forbids: the server forbids"}},
 		"mostly forbidden": {target, "rejects forbids-a forbids-b silent git", refresh.Trial{
@@ -470,15 +471,24 @@ func TestNetAsks(t *testing.T) {
 			t.Error(diff)
 		}
 		s.put("GitRepository", "apps", "repo", func(o object) { o["metadata"].(object)["labels"] = object{"a": "b"} })
-		pass(time.Hour)
+		pass(20 * time.Second)
 		if asks := w.requested(); len(asks) > 0 {
 			t.Errorf("asked again for %+v", asks)
+		}
+		// What was asked may have come to nothing.
+		pass(time.Hour)
+		ids := map[string]bool{first[0].ID: true}
+		for _, ask := range w.requested() {
+			ids[ask.ID] = true
+		}
+		if len(ids) != 8 { // after 30 s, 1, 2, 4, 8, 15, 15 minutes
+			t.Errorf("asked %d times in an hour", len(ids))
 		}
 		w.end()
 
 		w = lead(t, s)
 		pass(time.Hour)
-		if again := w.requested(); len(again) != 1 || again[0].ID != first[0].ID || !again[0].Time.Equal(since) {
+		if again := w.requested(); len(again) == 0 || again[0].ID != first[0].ID || !again[0].Time.Equal(since) {
 			t.Errorf("another term asked for %+v, want %+v", again, first)
 		}
 		if strings.Contains(w.log.String(), "git.example.com") {
@@ -592,6 +602,25 @@ func TestNetWaitsForTheSource(t *testing.T) {
 		pass(10 * time.Second)
 		if asks := w.requested(); len(asks) != 1 {
 			t.Errorf("asked for %+v", asks)
+		}
+		w.end()
+	})
+}
+
+// What a leader before us wrote and told nobody of: the object is older than the token, and is woken.
+func TestNetWakesWhoFailedWithTheTokenBefore(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := installed()
+		s.put("GitRepository", "apps", "repo", all(reads("target"), fails(time.Now())))
+		pass(10 * time.Second)
+		w := lead(t, s)
+		w.mu.Lock()
+		w.overtaken = true
+		w.mu.Unlock()
+		pass(grace)
+		if names, _ := s.woken(); len(names) != 1 {
+			t.Errorf("woken %q in the next term", names)
 		}
 		w.end()
 	})
@@ -715,8 +744,8 @@ func TestNetRetries(t *testing.T) {
 			t.Errorf("logged:\n%s", w.log)
 		}
 		w.failing(nil)
-		pass(2 * time.Minute)
-		if asks := w.requested(); len(asks) != 1 {
+		pass(time.Minute)
+		if asks := w.requested(); len(asks) == 0 || !strings.HasSuffix(asks[0].ID, "/0") {
 			t.Errorf("asked for %+v", asks)
 		}
 		w.end()
@@ -739,6 +768,23 @@ func TestNetWarnsOfAUserInTheURL(t *testing.T) {
 		pass(time.Minute)
 		if w.logged("WARN") != 2 || strings.Count(w.log.String(), "org@") != 2 || len(w.requested()) > 0 {
 			t.Errorf("logged:\n%s", w.log)
+		}
+		w.end()
+	})
+}
+
+// The reason why a server gives no answer (its certificate, DNS, a firewall) reaches whoever asks.
+func TestTrySaysWhyAServerIsSilent(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := installed()
+		s.put("GitRepository", "apps", "repo", func(o object) {
+			o["spec"] = object{"url": "https://git.example.com/silent", "secretRef": object{"name": "target"}}
+		})
+		w := lead(t, s)
+		trial, err := w.Try(t.Context(), target, token(), false)
+		if err != nil || trial.Silent != 1 || trial.Why == "" {
+			t.Errorf("%+v, %v; want why it is silent", trial, err)
 		}
 		w.end()
 	})

@@ -150,7 +150,7 @@ var checks = []struct {
 // Decide says what to do about a target: pure, and blind to what caused the look. docs/decisions.md has the table
 // that its tests run.
 func Decide(t Target, o Observed, m Memory, p Policy, now time.Time) Decision {
-	next := earliest(o.RefreshAt.Add(-p.Within), o.ExpiresAt)
+	next, good := earliest(o.RefreshAt.Add(-p.Within), o.ExpiresAt), "the token is good"
 	f := facts{t: t, o: o, within: p.Within, now: now}
 	for _, c := range checks {
 		why := c.wrong(f)
@@ -177,7 +177,7 @@ func Decide(t Target, o Observed, m Memory, p Policy, now time.Time) Decision {
 			d = Decision{Action: Fail, Reason: c.reason, Why: "the mint that was requested failed until somebody changes something"}
 		case d.Action == Mint && now.Before(m.RequestAfter):
 			// A request that cools down stays open and holds up nothing that comes after it.
-			next = earliest(next, m.RequestAfter)
+			next, good = earliest(next, m.RequestAfter), "a request cools down"
 			continue
 		}
 		if d.Repairs() || d.Action == Mint && c.kind == repair {
@@ -191,7 +191,7 @@ func Decide(t Target, o Observed, m Memory, p Policy, now time.Time) Decision {
 		}
 		return d
 	}
-	return Decision{Action: Look, Why: "the token is good", At: next}
+	return Decision{Action: Look, Why: good, At: next}
 }
 
 // fixable are the reasons that any token settles, as long as it lives; the others want another one than that which stands there.

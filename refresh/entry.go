@@ -13,17 +13,22 @@ type entry struct {
 	mu       sync.Mutex
 	observed Observed
 
-	writeAfter, repairAfter, requestAfter time.Time
+	writeAfter, repairAfter time.Time
 
 	failures   int       // writes in a row
 	conflicts  int       // writes in a row that came too late for the version that is observed
 	askedAt    time.Time // when the open request was first seen
+	mintedAt   time.Time // when a request was last answered with a mint
+	takenAt    time.Time // when the Git servers last took the token that a request complained of
+	taken      int       // such answers in a row
+	looked     string    // the request about which the Git servers were asked, while it waits for somebody else's mint
 	repairs    int       // in a row, without contentionEnds between them
 	repairedAt time.Time
 	rejections int // new tokens in a row that every Git server refused
 
 	finished bool   // for Once
 	said     string // what was said last of a state that lasts
+	insisted string // the hash of the token that the issuer gave again last
 	counts   map[count]int64
 }
 
@@ -46,10 +51,10 @@ func (e *entry) observe(o Observed) {
 }
 
 // look gives what is known of the target, with what the mint remembers.
-func (e *entry) look(m *mint) (Observed, Memory) {
+func (e *entry) look(m *mint, p Policy) (Observed, Memory) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	memory := Memory{WriteAfter: e.writeAfter, RepairAfter: e.repairAfter, RequestAfter: e.requestAfter}
+	memory := Memory{WriteAfter: e.writeAfter, RepairAfter: e.repairAfter, RequestAfter: e.requestAfter(p.Cooldown)}
 	m.remember(&memory, e.observed.ExpiresAt, e.askedAt)
 	return e.observed, memory
 }
@@ -85,6 +90,15 @@ func (e *entry) says(what string) bool {
 	}
 	e.said = what
 	return true
+}
+
+// insists tells whether it is the first time that the issuer gives this token again.
+func (e *entry) insists(hash string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	first := e.insisted != hash
+	e.insisted = hash
+	return first
 }
 
 // wrote notes a write that succeeded, and gives the unplanned ones in a row.
@@ -123,21 +137,56 @@ func (e *entry) conflict(version string, now time.Time) {
 	}
 }
 
-// requested notes that a request was answered with a mint, or with the look whether one is needed.
-func (e *entry) requested(now time.Time, cooldown time.Duration) {
+// requestAfter is when the open request may be acted upon. Who demands a token may have mended what had them rejected, so that waits for no
+// more than the plain cool-down. It is called with mu.
+func (e *entry) requestAfter(cooldown time.Duration) time.Time {
+	if e.observed.Request.About == "" {
+		return e.mintedAt.Add(cooldown)
+	}
+	looks := min(RepairDelay(max(e.taken, 1)), cooldown)
+	return latest(e.mintedAt.Add(Cooldown(cooldown, e.rejections)), e.takenAt.Add(looks))
+}
+
+// minted notes that a request was answered with a mint.
+func (e *entry) minted(now time.Time) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.requestAfter = now.Add(Cooldown(cooldown, e.rejections))
+	e.mintedAt = now
+}
+
+// stillTaken notes that a request was answered without a mint, because the Git servers take the token.
+func (e *entry) stillTaken(now time.Time, cooldown time.Duration) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if now.Sub(e.takenAt) > 2*cooldown {
+		e.taken = 0
+	}
+	e.taken++
+	e.takenAt, e.rejections = now, 0
 }
 
 // tried notes what the Git servers said of a new token.
-func (e *entry) tried(rejected bool, now time.Time, cooldown time.Duration) {
+func (e *entry) tried(rejected bool, now time.Time) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if !rejected {
+	if rejected {
+		e.rejections++
+		e.mintedAt = now
+	} else {
 		e.rejections = 0
-		return
 	}
-	e.rejections++
-	e.requestAfter = now.Add(Cooldown(cooldown, e.rejections))
+}
+
+// hasLooked tells whether the Git servers were asked about a request already.
+func (e *entry) hasLooked(request string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.looked == request
+}
+
+// looks notes about which request the Git servers were asked; "" forgets it.
+func (e *entry) looks(request string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.looked = request
 }

@@ -38,7 +38,8 @@ type Store interface {
 // use. Errors are *Error, or the context's.
 type Readers interface {
 	// Try shows the token to the Git servers of all readers of the target that may be asked, and to nobody else. When
-	// one that takes it is enough, it does not wait for the others after that, whose answers are then left out.
+	// one that takes it is enough, it does not wait for the others after that, whose answers are then left out. Who has not answered
+	// by ctx's deadline is silent.
 	Try(ctx context.Context, target Target, token Token, enough bool) (Trial, error)
 	// Wake tells the readers that fail to try again at once, and gives their number. One that is suspended is left alone.
 	Wake(ctx context.Context, target Target) (int, error)
@@ -48,7 +49,7 @@ type Readers interface {
 // either. All zero: there is nobody to ask.
 type Trial struct {
 	Accepted, Rejected, Silent int
-	// Why is a sentence about the refusals: what most likely has to be changed; "" when there is none.
+	// Why is a sentence about the refusals: what most likely has to be changed. Where there are none it is about the silence.
 	Why string
 }
 

@@ -19,7 +19,7 @@ func (t *term) reconcile(ctx context.Context, e *entry) {
 		return
 	}
 	m := t.mints[e.target.Mint]
-	o, memory := e.look(m)
+	o, memory := e.look(m, t.Policy)
 	memory.Held, _ = t.Source.Held(e.target.Mint)
 
 	d := Decide(e.target, o, memory, t.Policy, time.Now())
@@ -34,7 +34,7 @@ func (t *term) reconcile(ctx context.Context, e *entry) {
 		t.wait(ctx, e, o, d)
 	case !t.leads():
 		t.queue.AddAfter(e.target.Name, freshAgain)
-	case d.Action == Mint && !m.begin(e, d):
+	case d.Action == Mint && !t.looksFirst(e, o, d) && !m.begin(e, d):
 		// Parked: whoever mints wakes it.
 	default:
 		t.act(ctx, e, o, d)
@@ -52,6 +52,9 @@ func (t *term) act(ctx context.Context, e *entry, o Observed, d Decision) {
 	switch {
 	case err != nil && (ctx.Err() != nil || errors.Is(err, errNotLeading)):
 		span.gaveUp()
+		return
+	case errors.Is(err, errParked):
+		span.End()
 		return
 	case errors.Is(err, ErrConflict):
 		outcome = Conflicted
@@ -78,7 +81,10 @@ func (t *term) act(ctx context.Context, e *entry, o Observed, d Decision) {
 	case Conflicted:
 		log.InfoContext(ctx, sentences[outcome])
 	default:
-		log.InfoContext(ctx, sentences[outcome], "token_hash", token.Hash, "expires_at", token.Expires)
+		// An issuer that keeps a token for a day is asked ever more often towards its end; who requested it is answered each time.
+		if outcome != Unchanged || e.insists(token.Hash) || d.Reason == RefreshRequested {
+			log.InfoContext(ctx, sentences[outcome], "token_hash", token.Hash, "expires_at", token.Expires)
+		}
 		t.succeeded(e, o, d, outcome)
 	}
 }
@@ -96,8 +102,8 @@ var sentences = map[Outcome]string{
 
 var (
 	errNotLeading = errors.New("the lease is not known to be ours")
-	// errNotNeeded ends a mint that did not begin.
-	errNotNeeded = errors.New("the token that is there is still taken")
+	// errParked: whoever mints wakes it.
+	errParked = errors.New("another target's mint will do")
 )
 
 func (t *term) carryOut(ctx context.Context, e *entry, o Observed, d Decision) (Outcome, Token, error) {
@@ -110,9 +116,20 @@ func (t *term) carryOut(ctx context.Context, e *entry, o Observed, d Decision) (
 		return outcome, token, err
 	case d.Action == Fail:
 		return t.settle(ctx, e, o, Failed, time.Time{}, Token{})
-	case d.Action == Mint && d.Reason == RefreshRequested && t.stillTaken(ctx, e, o):
-		t.minted(ctx, e, o, errNotNeeded)
-		return t.settle(ctx, e, o, StillValid, time.Time{}, Token{})
+	case d.Action == Mint && t.looksFirst(e, o, d):
+		// Before the right to mint is taken: a Git server that is slow holds up no other target.
+		taken, err := t.stillTaken(ctx, e, o)
+		if err != nil {
+			return Failed, Token{}, err
+		}
+		if taken {
+			e.stillTaken(time.Now(), t.Policy.Cooldown)
+			return t.settle(ctx, e, o, StillValid, time.Time{}, Token{})
+		}
+		if !t.mints[e.target.Mint].begin(e, d) {
+			e.looks(o.Request.ID)
+			return "", Token{}, errParked
+		}
 	}
 	token, err := t.acquire(ctx, e, o, d)
 	if err != nil {
@@ -144,7 +161,7 @@ func (t *term) carryOut(ctx context.Context, e *entry, o Observed, d Decision) (
 	if another {
 		t.instruments.answered(ctx, o.Request)
 	}
-	return t.follow(ctx, e, d, o.Request.Open(), outcome, token)
+	return t.follow(ctx, e, d, o.Request.Open(), outcome, token, record.Handled)
 }
 
 // acquire gives the held token or asks the issuer for one, under the mint that begin gave.
@@ -177,12 +194,13 @@ func (t *term) minted(ctx context.Context, e *entry, o Observed, err error) {
 	switch {
 	case err == nil:
 		m.succeeded()
-	case ctx.Err() == nil && !errors.Is(err, errNotLeading) && !errors.Is(err, errNotNeeded):
+	case ctx.Err() == nil && !errors.Is(err, errNotLeading):
 		failure = known(err)
 		m.failed(failure, time.Now(), rand.Float64())
 	}
-	if o.Request.Open() && (err == nil || errors.Is(err, errNotNeeded) || failure != nil && failure.Class == Misconfigured) {
-		e.requested(time.Now(), t.Policy.Cooldown)
+	e.looks("")
+	if o.Request.Open() && (err == nil || failure != nil && failure.Class == Misconfigured) {
+		e.minted(time.Now())
 	}
 	for parked, decision := range m.end() {
 		if failure != nil {
@@ -194,7 +212,7 @@ func (t *term) minted(ctx context.Context, e *entry, o Observed, err error) {
 
 // failedToo tells of a target that was parked for a mint that failed, unless somebody changed their mind meanwhile.
 func (t *term) failedToo(ctx context.Context, e *entry, d Decision, failure *Error) {
-	o, _ := e.look(t.mints[e.target.Mint])
+	o, _ := e.look(t.mints[e.target.Mint], t.Policy)
 	if o.Suspended || o.Refused != "" {
 		return
 	}
@@ -222,16 +240,21 @@ func (t *term) write(ctx context.Context, e *entry, o Observed, write func(conte
 			return errNotLeading
 		}
 		err := write(ctx)
-		switch {
-		case err == nil || ctx.Err() != nil:
-		case errors.Is(err, ErrConflict):
-			e.conflict(o.Version, time.Now())
-		default:
-			now := time.Now()
-			e.refused(known(err), o.ExpiresAt.Sub(now), now, rand.Float64())
-		}
+		t.pace(ctx, e, o, err)
 		return err
 	})
+}
+
+// pace notes how a request to the Store failed, if it did.
+func (t *term) pace(ctx context.Context, e *entry, o Observed, err error) {
+	now := time.Now()
+	switch {
+	case err == nil || ctx.Err() != nil:
+	case errors.Is(err, ErrConflict):
+		e.conflict(o.Version, now)
+	default:
+		e.refused(known(err), o.ExpiresAt.Sub(now), now, rand.Float64())
+	}
 }
 
 func (t *term) succeeded(e *entry, o Observed, d Decision, outcome Outcome) {

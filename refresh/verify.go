@@ -11,27 +11,44 @@ import (
 
 // What the Git servers of a Secret's readers have to say: before a mint, before an adoption, after a write.
 
-// stillTaken tries the token that stands there, before an event mints another one: when a server takes it, what failed was
-// something else. A person who asks means it, and is not second-guessed.
-func (t *term) stillTaken(ctx context.Context, e *entry, o Observed) bool {
-	if o.Request.About == "" || !e.target.Verify || o.Request.About != o.TokenHash {
-		return false
-	}
+const (
+	// lookTimeout bounds the question whether the token that stands there is still taken. A server that hangs says nothing of
+	// it, and to mint one that was not needed costs less than to wait for that.
+	lookTimeout = 2 * time.Second
+	// verifyTimeout bounds what nobody waits for, however many servers there are.
+	verifyTimeout = 10 * time.Second
+)
+
+// looksFirst tells whether the token that stands there is to be tried before another one is minted: an event complains of it, and
+// what failed may have been something else. Who demands a token means it, and is not second-guessed.
+func (t *term) looksFirst(e *entry, o Observed, d Decision) bool {
+	return d.Reason == RefreshRequested && e.target.Verify && o.Request.About != "" && o.Request.About == o.TokenHash && !e.hasLooked(o.Request.ID)
+}
+
+// stillTaken tells whether a Git server takes the token that stands there.
+func (t *term) stillTaken(ctx context.Context, e *entry, o Observed) (bool, error) {
 	token, held := t.Source.Held(e.target.Mint)
 	if !held || token.Hash != o.TokenHash {
 		var err error
-		if token, err = t.Store.Read(ctx, e.target, o); err != nil || token.Hash != o.TokenHash {
-			return false
+		if token, err = t.Store.Read(ctx, e.target, o); err != nil {
+			t.pace(ctx, e, o, err)
+			return false, err
+		}
+		if token.Hash != o.TokenHash {
+			return false, nil // the format does not show it
 		}
 	}
-	trial, err := t.try(ctx, e, token, true)
-	return err == nil && trial.Accepted > 0
+	trial, err := t.try(ctx, e, token, true, lookTimeout)
+	if ctx.Err() != nil {
+		return false, ctx.Err()
+	}
+	return err == nil && trial.Accepted > 0, nil
 }
 
 // mayReplace tells whether a credential that is not ours may go: every Git server that can be asked took the new token. Its
 // refusal paces the next try.
 func (t *term) mayReplace(ctx context.Context, e *entry, token Token) error {
-	trial, err := t.try(ctx, e, token, false)
+	trial, err := t.try(ctx, e, token, false, verifyTimeout)
 	var refusal *Error
 	switch {
 	case ctx.Err() != nil:
@@ -41,7 +58,7 @@ func (t *term) mayReplace(ctx context.Context, e *entry, token Token) error {
 	case trial.Rejected > 0:
 		refusal = &Error{Class: Misconfigured, Text: "the credential that stands there is left alone, because a Git server refuses the new token: " + trial.Why}
 	case trial.Silent > 0:
-		refusal = &Error{Class: Unavailable, Text: "the credential that stands there is left alone, because a Git server gave no answer to the new token"}
+		refusal = &Error{Class: Unavailable, Text: "the credential that stands there is left alone, because a Git server gave no answer to the new token: " + trial.Why}
 	default:
 		return nil
 	}
@@ -50,35 +67,40 @@ func (t *term) mayReplace(ctx context.Context, e *entry, token Token) error {
 	return refusal
 }
 
-// follow sees to it, after a write that somebody waits for, that the new token is taken and that whoever failed tries again.
-// A refresh by the timer that nobody asked for needs neither: the old token still worked.
-func (t *term) follow(ctx context.Context, e *entry, d Decision, asked bool, outcome Outcome, token Token) (Outcome, Token, error) {
+// follow sees to it, after a write that somebody waits for, that whoever failed tries again, and that the new token is taken. In this order:
+// they need not wait for a Git server that is slow to answer us. A refresh by the timer that nobody asked for needs neither: the old
+// token still worked.
+func (t *term) follow(
+	ctx context.Context, e *entry, d Decision, asked bool, outcome Outcome, token Token, handled Handled,
+) (Outcome, Token, error) {
 	if d.Reason == RefreshDue && !asked {
 		return outcome, token, nil
 	}
-	if outcome == Refreshed && d.Reason != Adopted {
-		trial, err := t.try(ctx, e, token, true)
-		rejected := err == nil && trial.Rejected > 0 && trial.Accepted == 0 && trial.Silent == 0
-		if err == nil && trial != (Trial{}) {
-			e.tried(rejected, time.Now(), t.Policy.Cooldown)
-		}
-		if rejected {
-			return t.rejected(ctx, e, token, trial)
-		}
-	}
 	t.wake(ctx, e)
+	if outcome != Refreshed || d.Reason == Adopted {
+		return outcome, token, nil
+	}
+	trial, _ := t.try(ctx, e, token, true, verifyTimeout) // one that failed is empty, and no verdict
+	switch {
+	case trial.Accepted > 0:
+		e.tried(false, time.Now())
+	case trial.Rejected > 0 && trial.Silent == 0:
+		e.tried(true, time.Now())
+		return t.rejected(ctx, e, token, trial, handled)
+	}
 	return outcome, token, nil
 }
 
-// rejected tells of a token that Entra issued and that no Git server takes: not the token is at fault, but what it may do.
-func (t *term) rejected(ctx context.Context, e *entry, token Token, trial Trial) (Outcome, Token, error) {
-	o, _ := e.look(t.mints[e.target.Mint])
+// rejected tells of a token that Entra issued and that no Git server takes: not the token is at fault, but what it may do. handled is the
+// request that it was written for.
+func (t *term) rejected(ctx context.Context, e *entry, token Token, trial Trial, handled Handled) (Outcome, Token, error) {
+	o, _ := e.look(t.mints[e.target.Mint], t.Policy)
 	if o.UID != "" {
 		t.Recorder.Event(e.target.Name, o.UID, true, string(TokenRejected), "Every Git server refuses the new token of identity "+e.target.Mint.Identity+": "+trial.Why)
 	}
-	if o.Handled.Request != "" && o.Handled.Outcome == Refreshed {
+	if handled.Request != "" && o.Handled == handled {
 		err := t.write(ctx, e, o, func(ctx context.Context) error {
-			return t.Store.Settle(ctx, e.target, o, Handled{Request: o.Handled.Request, Outcome: TokenRejected}, time.Time{})
+			return t.Store.Settle(ctx, e.target, o, Handled{Request: handled.Request, Outcome: TokenRejected}, time.Time{})
 		})
 		if err != nil && !errors.Is(err, ErrConflict) {
 			return TokenRejected, token, err
@@ -87,17 +109,23 @@ func (t *term) rejected(ctx context.Context, e *entry, token Token, trial Trial)
 	return TokenRejected, token, nil
 }
 
-// try shows a token to the Git servers of the target's readers. Where one that takes it is enough, a server that hangs holds nobody up.
-func (t *term) try(ctx context.Context, e *entry, token Token, enough bool) (trial Trial, err error) {
+// try shows a token to the Git servers of the target's readers, and says why none of them answered. Where one that takes it is enough, a
+// server that hangs holds nobody up.
+func (t *term) try(ctx context.Context, e *entry, token Token, enough bool, within time.Duration) (trial Trial, err error) {
 	if !e.target.Verify {
 		return Trial{}, nil
 	}
 	err = t.instruments.span(ctx, "token.verify", func(ctx context.Context) error {
-		trial, err = t.Readers.Try(ctx, e.target, token, enough)
+		bounded, cancel := context.WithTimeout(ctx, within)
+		defer cancel()
+		trial, err = t.Readers.Try(bounded, e.target, token, enough)
 		setAttributes(ctx,
 			attribute.Int("token.accepted", trial.Accepted), attribute.Int("token.rejected", trial.Rejected), attribute.Int("token.silent", trial.Silent))
 		return err
 	})
+	if err == nil && trial.Silent > 0 && trial.Accepted == 0 && trial.Rejected == 0 {
+		t.Logger.WarnContext(ctx, "no Git server says whether it takes the token", "target", e.target.Name.String(), "token_hash", token.Hash, "answers", trial.Why)
+	}
 	return trial, err
 }
 

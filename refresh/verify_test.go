@@ -1,6 +1,7 @@
 package refresh_test
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -10,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"flux-token-refresher/refresh"
+	"flux-token-refresher/refresh/refreshtest"
 	"flux-token-refresher/refresh/secret"
 )
 
@@ -56,7 +58,7 @@ func TestEventIsAnsweredByWhatTheServersSay(t *testing.T) {
 		"nobody may be asked":                {false, old(0, 1, 0), refresh.Refreshed, 1, 0, 1},
 		"every server refuses every token": {true, func(refresh.Token) refresh.Trial {
 			return refresh.Trial{Rejected: 2, Why: "no licence"}
-		}, refresh.TokenRejected, 1, 2, 0},
+		}, refresh.TokenRejected, 1, 2, 1},
 		"the new token is refused by one": {true, func(token refresh.Token) refresh.Trial {
 			if token.Hash == refresh.Hash("current") {
 				return refresh.Trial{Rejected: 2}
@@ -88,6 +90,38 @@ func TestEventIsAnsweredByWhatTheServersSay(t *testing.T) {
 			})
 		})
 	}
+}
+
+// hanging is a server that never answers about the token that stands there.
+type hanging struct{ *refreshtest.Readers }
+
+func (h hanging) Try(ctx context.Context, target refresh.Target, token refresh.Token, enough bool) (refresh.Trial, error) {
+	if token.Hash == refresh.Hash("current") {
+		<-ctx.Done()
+		return refresh.Trial{}, ctx.Err()
+	}
+	return h.Readers.Try(ctx, target, token, enough)
+}
+
+// TestServerThatHangsDelaysAnEventLittle: no answer is no verdict, and a token that nobody is known to take is replaced.
+func TestServerThatHangsDelaysAnEventLittle(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		target := target
+		target.Verify = true
+		w := newWorld(target)
+		w.Readers = hanging{w.readers}
+		if err := w.store.Create(t.Context(), "somebody", good()); err != nil {
+			t.Fatal(err)
+		}
+		defer w.lead(t)()
+		w.event(t, "1")
+		time.Sleep(3 * time.Second)
+		synctest.Wait()
+		if got := w.outcome(t); got != string(refresh.Refreshed) || len(w.readers.Woken()) != 1 {
+			t.Errorf("handled-outcome %q, %d wakes; want Refreshed and one, 3 s after the event", got, len(w.readers.Woken()))
+		}
+	})
 }
 
 // TestRejectedTokensCoolDown: where a permission is missing another token does not help, and is asked for ever more rarely.

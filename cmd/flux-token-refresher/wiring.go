@@ -35,14 +35,14 @@ func (i *installation) sources(fresh func() bool) *flux.Sources {
 				return refresh.Trial{}
 			}
 		},
-		Request: func(ctx context.Context, target refresh.Name, ask flux.Ask) error {
+		Request: func(ctx context.Context, target refresh.Name, ask flux.Ask) (overtaken bool, err error) {
 			if !fresh() {
-				return &refresh.Error{Class: refresh.Unavailable, Text: "the lease is not known to be ours"}
+				return false, &refresh.Error{Class: refresh.Unavailable, Text: "the lease is not known to be ours"}
 			}
-			_, _, err := i.requester.Request(ctx, i.target(target), secret.Ask{
+			answer, err := i.requester.Request(ctx, i.target(target), secret.Ask{
 				Sender: secret.Actor, Source: ask.Source, ID: ask.ID, Verdict: string(ask.Verdict), Time: ask.Time, Received: time.Now(),
 			})
-			return err
+			return answer.Overtaken, err
 		},
 		Logger: i.telemetry.Logger(),
 	})
@@ -81,18 +81,18 @@ func (r requester) Request(ctx context.Context, target string, ask events.Ask) (
 	if err != nil {
 		return "", err
 	}
-	written, openTrace, err := r.requester.Request(ctx, r.target(name), secret.Ask{
+	answer, err := r.requester.Request(ctx, r.target(name), secret.Ask{
 		Sender: ask.Sender, Source: ask.Source, ID: ask.ID, Verdict: string(ask.Verdict),
-		Time: ask.Time, Received: ask.Received, TraceParent: ask.TraceParent,
+		Time: ask.Time, Received: ask.Received, TraceParent: ask.TraceParent, Demand: ask.Verdict == events.RefreshRequested,
 	})
 	switch {
 	case err != nil:
 		return "", err
-	case written:
+	case answer.Written:
 		return events.Requested, nil
 	}
 	// The event is answered by the refresh of an open request, which has a trace of its own.
-	carrier := propagation.MapCarrier{"traceparent": openTrace}
+	carrier := propagation.MapCarrier{"traceparent": answer.OpenTrace}
 	if open := trace.SpanContextFromContext(propagation.TraceContext{}.Extract(context.Background(), carrier)); open.IsValid() {
 		trace.SpanFromContext(ctx).AddLink(trace.Link{SpanContext: open})
 	}

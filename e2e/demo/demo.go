@@ -16,6 +16,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"flux-token-refresher/e2e/internal/cluster"
+	"flux-token-refresher/e2e/internal/devops"
+	"flux-token-refresher/e2e/internal/flux"
 	"flux-token-refresher/e2e/internal/installation"
 	"flux-token-refresher/e2e/internal/otlp"
 	"flux-token-refresher/e2e/internal/replica"
@@ -25,6 +27,11 @@ import (
 const (
 	namespace = "flux-system"
 	target    = "flux-system" // the Secret
+	caKey     = "ca.crt"      // in it, for Flux
+
+	// Tokens live a 60th of their time, and so does what lies between two mints that somebody requested.
+	shortest, longest = 60 * time.Second, 70 * time.Second
+	cooldown          = 500 * time.Millisecond
 )
 
 type demo struct {
@@ -34,10 +41,14 @@ type demo struct {
 
 	cluster   *cluster.Cluster
 	spans     *otlp.Receiver
+	flux      *flux.Flux
 	installed *installation.Installation
+	devops    *devops.Server
 	replicas  map[string]*replica.Replica
 	secret    *history[*corev1.Secret]
 	lease     *history[*coordinationv1.Lease]
+	source    *source   // the GitRepository that fails and recovers
+	event     otlp.Span // about it
 }
 
 func newDemo(out io.Writer) *demo {
@@ -58,17 +69,12 @@ func (d *demo) start(ctx context.Context, binaries cluster.Binaries, product, di
 		return err
 	}
 	d.closers = append(d.closers, d.spans.Close)
-	d.installed, err = installation.Start(ctx, installation.Spec{
-		Cluster: d.cluster, Binary: product, Manifests: "../deploy/kustomize", Dir: dir, Namespace: namespace,
-		Entra: azuretest.Config{MinLifetime: 60 * time.Second, MaxLifetime: 70 * time.Second},
-		Env:   d.spans.Env(),
-	})
-	if err != nil {
+	if err := d.startFlux(ctx, dir); err != nil {
 		return err
 	}
-	d.closers = append(d.closers, func() error { d.installed.Close(); return nil })
-	d.did("deploy/kustomize/base is applied, and Entra trusts its ServiceAccount")
-
+	if err := d.install(ctx, product, dir); err != nil {
+		return err
+	}
 	client := d.installed.Client
 	if d.secret, err = follow[*corev1.Secret](ctx, target, client.CoreV1().Secrets(namespace).Watch); err != nil {
 		return err
@@ -78,6 +84,35 @@ func (d *demo) start(ctx context.Context, binaries cluster.Binaries, product, di
 		return err
 	}
 	d.closers = append(d.closers, d.lease.close)
+	return nil
+}
+
+// install applies what a user applies, beside an Entra that trusts the product and an Azure DevOps that takes its tokens.
+func (d *demo) install(ctx context.Context, product, dir string) error {
+	key, err := d.makeKey(ctx, dir)
+	if err != nil {
+		return err
+	}
+	var failed error
+	d.installed, err = installation.Start(ctx, installation.Spec{
+		Cluster: d.cluster, Binary: product, Manifests: "../deploy/kustomize", Overlay: "events", Dir: dir, Namespace: namespace,
+		Volumes: map[string]string{eventsVolume: key},
+		Entra:   azuretest.Config{MinLifetime: shortest, MaxLifetime: longest},
+		Peers: func(entra *azuretest.Entra) (config string) {
+			config, failed = d.startDevOps(entra, dir)
+			return config
+		},
+		Env: d.spans.Env(),
+	})
+	if err != nil {
+		return errors.Join(failed, err)
+	}
+	d.closers = append(d.closers, func() error { d.installed.Close(); return nil })
+	if failed != nil {
+		return failed
+	}
+	d.command("kubectl apply -k deploy/kustomize/events")
+	d.more("and Entra trusts its ServiceAccount")
 	return nil
 }
 
@@ -107,9 +142,11 @@ func (d *demo) close() error {
 	return errors.Join(errs...)
 }
 
-// showLogs shows what the replicas wrote, for somebody who looks for a failure.
+// showLogs shows what the replicas and Flux wrote, for somebody who looks for a failure.
 func (d *demo) showLogs() {
 	for _, name := range slices.Sorted(maps.Keys(d.replicas)) {
 		fmt.Fprintf(d.out, "\n%s wrote:\n%s", name, d.replicas[name].Output)
 	}
+	fmt.Fprintf(d.out, "\nsource-controller wrote:\n%s", d.flux.Source.Log(namespace))
+	fmt.Fprintf(d.out, "\nnotification-controller wrote:\n%s", d.flux.Notification.Log(namespace))
 }

@@ -5,17 +5,15 @@ package main
 import (
 	"context"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"flux-token-refresher/e2e/internal/cluster"
 )
 
 const look = `
-It goes on until Ctrl-C, with three replicas again (process ids: %[2]s).
+Until Ctrl-C (process ids: %[2]s).
 
   export KUBECONFIG=%[1]s
 
@@ -24,16 +22,27 @@ It goes on until Ctrl-C, with three replicas again (process ids: %[2]s).
   kubectl -n flux-system get events
   kubectl -n flux-system get lease flux-token-refresher -w  # who leads
   kubectl -n flux-system annotate --overwrite secret flux-system flux-token-refresher/request=$(date +%%s)
-  kubectl -n flux-system delete secret flux-system
+  kubectl -n flux-system delete secret flux-system          # the token is back; ca.crt is not, and Flux needs it here
   kubectl -n flux-system describe role flux-token-refresher
   curl -s http://%[3]s/metrics | grep ^token_refresher
+
+  kubectl -n flux-system get gitrepositories -w             # the sources
+  kubectl -n flux-system describe alert,provider            # who sends their failures, and where to
+  kubectl -n flux-system patch gitrepository apps --type=merge \
+      -p '{"spec":{"url":"%[4]s"}}'
+                                                            # not there: an event, and StillValid on the Secret
+  curl -s http://%[5]s/metrics | grep ^token_refresher_events
 `
 
 func (d *demo) keep(ctx context.Context, dir string) error {
+	d.chapter("It goes on, with three replicas again")
 	for range 2 { // in place of those that were ended, as a Deployment would
 		if err := d.startReplica(ctx); err != nil {
 			return err
 		}
+	}
+	if err := d.notify(ctx); err != nil { // the follower that got the events was ended, too
+		return err
 	}
 	kubeconfig, err := cluster.Kubeconfig(d.cluster.Config())
 	if err != nil {
@@ -43,20 +52,23 @@ func (d *demo) keep(ctx context.Context, dir string) error {
 	if err := os.WriteFile(path, kubeconfig, 0o600); err != nil {
 		return err
 	}
-	leader := d.replicas[holder(d.lease.last(leads).object)]
-	address, err := leader.Address(ctx)
+	leader, err := d.replicas[holder(d.lease.last(leads).object)].Address(ctx)
+	if err != nil {
+		return err
+	}
+	following, err := d.follower()
+	if err != nil {
+		return err
+	}
+	follower, err := following.Address(ctx)
 	if err != nil {
 		return err
 	}
 	var ids []string
-	for _, name := range slices.Sorted(maps.Keys(d.replicas)) {
-		select {
-		case <-d.replicas[name].Done():
-		default:
-			ids = append(ids, fmt.Sprintf("%s %d", name, d.replicas[name].PID()))
-		}
+	for _, name := range d.running() {
+		ids = append(ids, fmt.Sprintf("%s %d", name, d.replicas[name].PID()))
 	}
-	fmt.Fprintf(d.out, look, path, strings.Join(ids, ", "), address)
+	fmt.Fprintf(d.out, look, path, strings.Join(ids, ", "), leader, d.devops.URL()+"/org/project/_git/none", follower)
 	<-ctx.Done()
 	fmt.Fprintln(d.out, "\nEnding everything.")
 	return nil

@@ -1,8 +1,8 @@
-// Command demo shows the main job, live: three replicas of the product on a real control plane keep a token of an emulated Entra
-// fresh, whatever is done to its Secret and to their leader. It ends with exit code 1 when anything that it claims did
-// not happen. It runs in the folder e2e:
+// Command demo shows the product at work, live: three replicas of it on a real control plane keep a token of an emulated Entra
+// fresh, whatever is done to its Secret and to their leader; and when an emulated Azure DevOps refuses the token, a real Flux
+// gets another one. It ends with exit code 1 when anything that it claims did not happen. It runs in the folder e2e:
 //
-//	go run ./demo            about two minutes, once the tools are built
+//	go run ./demo            about two and a half minutes, once the tools are built
 //	KEEP=1 go run ./demo     leaves everything running until Ctrl-C
 package main
 
@@ -20,14 +20,18 @@ import (
 )
 
 const introduction = `
-flux-token-refresher: the main job, live
+flux-token-refresher, live
 
   Three replicas keep a Microsoft Entra token fresh in the Secret flux-system/flux-system, which
-  Flux reads to pull from Azure DevOps.
+  Flux reads to pull from Azure DevOps. When Azure DevOps refuses the token, Flux says so, and gets
+  another one.
 
-  Real      etcd and kube-apiserver; the product, as three processes with the ServiceAccount, the
-            rights and the admission policy of deploy/kustomize/base
-  Emulated  Entra, whose tokens live 60 to 70 seconds here instead of 60 to 90 minutes
+  Real      etcd and kube-apiserver; Flux's source-controller and notification-controller, with
+            their own rights; the product, as three processes with the ServiceAccount, the
+            rights and the admission policy of deploy/kustomize/events; deploy/flux
+  Emulated  Entra, and the Git server of Azure DevOps that takes its tokens
+  Changed   tokens live 60 to 70 seconds instead of 60 to 90 minutes, and the cool-down is 0.5 s
+            instead of 30 s; there is no node, so events go to a pod's address, not to a Service
 
   Tokens are shown by their hash only. Ctrl-C ends everything.
 
@@ -86,6 +90,12 @@ func build(ctx context.Context, out io.Writer, dir string) (binaries cluster.Bin
 	}
 	if binaries.KubeAPIServer, err = toolchain.KubeAPIServer.Build(ctx, out); err != nil {
 		return binaries, "", err
+	}
+	// These start by name, once they are built.
+	for _, tool := range []toolchain.Tool{toolchain.SourceController, toolchain.NotificationController} {
+		if _, err = tool.Build(ctx, out); err != nil {
+			return binaries, "", err
+		}
 	}
 	product, err = toolchain.Product(ctx, dir, false)
 	return binaries, product, err

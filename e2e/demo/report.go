@@ -1,16 +1,15 @@
 package main
 
-// What is shown at the end: one refresh as a trace, and what was measured.
+// What is shown at the end: one trace, and what was measured.
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"time"
 
-	"flux-token-refresher/e2e/internal/otlp"
+	"flux-token-refresher/e2e/internal/cluster"
+	"flux-token-refresher/e2e/internal/installation"
 	"flux-token-refresher/refresh"
 )
 
@@ -28,57 +27,10 @@ func (d *demo) row(what string, took time.Duration, remark string) {
 func (d *demo) report(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	if err := d.showTrace(ctx); err != nil {
+	if err := d.showTrace(ctx, d.event); err != nil {
 		return fmt.Errorf("the trace: %w", err)
 	}
 	return d.showTable(ctx)
-}
-
-// shownAttributes are the few that fit beside a tree.
-var shownAttributes = map[string]bool{
-	"refresh.outcome": true, "token.reused": true, "http.status_code": true,
-}
-
-// showTrace shows the refresh that was asked for.
-func (d *demo) showTrace(ctx context.Context) error {
-	root, err := d.spans.Wait(ctx, func(s otlp.Span) bool {
-		return s.Name == "refresh" && s.Attributes["refresh.reason"] == string(refresh.RefreshRequested)
-	})
-	if err != nil {
-		return err
-	}
-	spans := d.spans.Spans(func(s otlp.Span) bool { return s.TraceID == root.TraceID })
-	names := map[string]bool{}
-	for i := range spans {
-		names[spans[i].Name] = true
-		shown := map[string]string{}
-		for key, value := range spans[i].Attributes {
-			if shownAttributes[key] {
-				shown[key] = value
-			}
-		}
-		spans[i].Attributes = shown
-	}
-	for _, name := range []string{"token.acquire", "secret.apply"} {
-		if !names[name] {
-			return fmt.Errorf("the trace has no span %s", name)
-		}
-	}
-	fmt.Fprintf(d.out, "\n\nThe refresh that was asked for, as %s traced it (OpenTelemetry)\n\n", root.Resource["k8s.pod.name"])
-	var tree bytes.Buffer
-	if err := otlp.WriteTree(&tree, spans); err != nil {
-		return err
-	}
-	return indent(d.out, &tree)
-}
-
-func indent(w io.Writer, text *bytes.Buffer) error {
-	for line := range bytes.Lines(text.Bytes()) {
-		if _, err := fmt.Fprintf(w, "  %s", line); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 func (d *demo) showTable(ctx context.Context) error {
@@ -96,7 +48,7 @@ func (d *demo) showTable(ctx context.Context) error {
 	for _, r := range requests {
 		switch {
 		case r.Code == 403:
-			refused = errors.Join(refused, fmt.Errorf("refused, so the rights of the base do not suffice: %s", r))
+			refused = errors.Join(refused, fmt.Errorf("refused, so the rights do not suffice: %s", r))
 		case r.Resource == "secrets" && r.Verb == "patch":
 			writes++
 		case r.Resource == "secrets" && r.Verb == "get":
@@ -111,8 +63,9 @@ func (d *demo) showTable(ctx context.Context) error {
 		fmt.Fprintln(d.out, leader("  "+r.what, fmt.Sprintf("%s   %7s", short(r.took), r.remark)))
 	}
 	fmt.Fprintf(d.out, `
-  In all: %d tokens minted, %d writes of the Secret, %d reads of it beside its watch, nothing
-  refused by RBAC or the admission policy. When a token was replaced it had %.0f s left or more.
+  In all: %d tokens minted, %d writes of the Secret, %d reads of it beside its watch (for reports that
+  a source failed), nothing refused by RBAC or the admission policy. When a token was replaced it
+  had %.0f s left or more, by Entra's word.
 
 Everything that was claimed here happened, in %s.
 `, d.installed.Entra.Requests(), writes, reads, least.Seconds(),
@@ -141,4 +94,9 @@ func (d *demo) leastValidity() (time.Duration, error) {
 		}
 	}
 	return least, nil
+}
+
+// ours tells whether a request came from the product.
+func (d *demo) ours(r cluster.Request) bool {
+	return r.User == "system:serviceaccount:"+namespace+":"+installation.Account
 }

@@ -28,10 +28,18 @@ func (t *timeline) did(format string, args ...any) { t.measured("", format, args
 
 // measured tells what happened now, and at the end of the line what was measured.
 func (t *timeline) measured(figure, format string, args ...any) {
-	elapsed := fmt.Sprintf("%.1f s", time.Since(t.started).Seconds())
+	t.at(time.Now(), figure, format, args...)
+}
+
+// at tells what is known to have happened at some time.
+func (t *timeline) at(when time.Time, figure, format string, args ...any) {
+	elapsed := fmt.Sprintf("%.1f s", when.Sub(t.started).Seconds())
 	text := fmt.Sprintf("  %8s  %s", elapsed, fmt.Sprintf(format, args...))
 	fmt.Fprintln(t.out, leader(text, figure))
 }
+
+// command shows what a person would type for what the demo does through the API.
+func (t *timeline) command(line string) { t.did("$ %s", line) }
 
 // more adds a line to what was told last.
 func (t *timeline) more(format string, args ...any) {

@@ -12,12 +12,14 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"flux-token-refresher/e2e/internal/flux"
 	"flux-token-refresher/e2e/internal/node"
+	"flux-token-refresher/e2e/internal/toolchain"
 )
 
 func main() {
@@ -34,9 +36,9 @@ func main() {
 
 const look = `
 The product runs on a node, until Ctrl-C, beside Flux and emulators of Entra (login.microsoftonline.com) and Azure DevOps (dev.azure.com).
-All of it is in namespaces of its own. To look around, with a kubectl of yours, as root in another terminal:
+All of it is in namespaces of its own. To look around, as root in another terminal:
 
-  nsenter --target=%s --net --mount --pid env KUBECONFIG=%s bash
+  nsenter --target=%s --net --mount --pid env KUBECONFIG=%s PATH=%s:$PATH bash
 
   kubectl get pods -A -o wide
   kubectl -n flux-system describe secret flux-system
@@ -62,7 +64,15 @@ func stay(ctx context.Context, dir string) (err error) {
 	if _, err := w.GitRepositories(namespace).Create(ctx, source, metav1.CreateOptions{}); err != nil {
 		return err
 	}
-	fmt.Fprintf(os.Stdout, look, node.PID(), w.node.Kubeconfig)
+	kubectl, err := toolchain.Kubectl.Build(ctx, os.Stderr)
+	if err != nil {
+		return err
+	}
+	bin := filepath.Join(dir, "kubectl")
+	if err := errors.Join(os.Mkdir(bin, 0o755), os.Symlink(kubectl, filepath.Join(bin, "kubectl"))); err != nil {
+		return err
+	}
+	fmt.Fprintf(os.Stdout, look, node.PID(), w.node.Kubeconfig, bin)
 	<-ctx.Done()
 	return nil
 }

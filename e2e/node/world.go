@@ -64,7 +64,7 @@ type world struct {
 
 // prepare builds and downloads what needs the network.
 func prepare(ctx context.Context) error {
-	tools := slices.Concat([]toolchain.Tool{toolchain.Etcd, toolchain.KubeAPIServer}, flux.Controllers, toolchain.Node)
+	tools := slices.Concat([]toolchain.Tool{toolchain.Etcd, toolchain.KubeAPIServer, toolchain.Kubectl}, flux.Controllers, toolchain.Node)
 	for _, tool := range tools {
 		if _, err := tool.Build(ctx, os.Stderr); err != nil {
 			return err

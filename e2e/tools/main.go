@@ -26,7 +26,9 @@ func main() {
 
 func run(ctx context.Context, out io.Writer, names []string) error {
 	tools := map[string]toolchain.Tool{}
-	needed := []toolchain.Tool{toolchain.Etcd, toolchain.KubeAPIServer, toolchain.SourceController, toolchain.NotificationController}
+	needed := []toolchain.Tool{
+		toolchain.Etcd, toolchain.KubeAPIServer, toolchain.Kubectl, toolchain.SourceController, toolchain.NotificationController,
+	}
 	for _, tool := range slices.Concat(needed, toolchain.Node, []toolchain.Tool{toolchain.GolangCILint}) {
 		tools[tool.Name] = tool
 	}

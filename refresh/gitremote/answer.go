@@ -107,7 +107,7 @@ func refusal(response *http.Response, mediaType string, body []byte) Kind {
 		}
 	case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther, http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
 		// Any other redirect is about where the repository is.
-		if to, err := response.Location(); err == nil && strings.EqualFold(path.Base(to.Path), "_signin") {
+		if to, err := response.Location(); err == nil && (strings.EqualFold(path.Base(to.Path), "_signin") || to.Host == "login.microsoftonline.com") {
 			return SignIn
 		}
 	}

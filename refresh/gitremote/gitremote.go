@@ -22,7 +22,7 @@ import (
 )
 
 // DefaultTimeout bounds one question where Config does not, the answer's body included.
-const DefaultTimeout = 10 * time.Second
+const DefaultTimeout = 5 * time.Second
 
 // Config says who may be asked.
 type Config struct {

@@ -63,6 +63,7 @@ func TestAnswers(t *testing.T) {
 		"a page that knows why":          {203, html, "<html>VS30063: You are not authorized", gitremote.Rejected, gitremote.Page, "Information VS30063: most likely " + organization},
 		"a redirect to sign in":          {302, to("/_signin?realm=dev.azure.com"), "", gitremote.Rejected, gitremote.SignIn, "answered 302 Found: most likely " + organization},
 		"a redirect to sign in far away": {302, to("https://spsprodweu1.vssps.visualstudio.com/_signin?realm=dev.azure.com"), "", gitremote.Rejected, gitremote.SignIn, organization},
+		"a redirect to Entra":            {302, to("https://login.microsoftonline.com/common/oauth2/authorize?x=1"), "", gitremote.Rejected, gitremote.SignIn, organization},
 		"another redirect to sign in":    {307, to("https://login.example/org/_SignIn"), "", gitremote.Rejected, gitremote.SignIn, organization},
 
 		"a redirect":                   {301, to("https://dev.azure.com/renamed/_git/x/info/refs?service=git-upload-pack"), "", gitremote.Silent, "", "answered 301 Moved Permanently"},

@@ -99,7 +99,8 @@ func otherManager(target refresh.Target, entries []metav1.ManagedFieldsEntry) st
 	return name
 }
 
-// owns tells whether an entry of managedFields covers one of the keys of a Secret's data.
+// owns tells whether an entry of managedFields covers one of the keys of a Secret's data. What was applied as stringData, as most
+// Secrets in Git are written, stands there under that name, although the API server has made data of it (measured).
 func owns(entry metav1.ManagedFieldsEntry, keys []string) bool {
 	if entry.FieldsV1 == nil {
 		return false
@@ -109,7 +110,7 @@ func owns(entry metav1.ManagedFieldsEntry, keys []string) bool {
 		return false
 	}
 	return slices.ContainsFunc(keys, func(key string) bool {
-		return fields.Has(fieldpath.MakePathOrDie("data", key))
+		return fields.Has(fieldpath.MakePathOrDie("data", key)) || fields.Has(fieldpath.MakePathOrDie("stringData", key))
 	})
 }
 

@@ -143,6 +143,16 @@ func TestObserve(t *testing.T) {
 			want: refresh.Observed{OtherManager: "second"},
 		},
 		{
+			name: "a manager that applied stringData", format: bearer,
+			secret: func(s *corev1.Secret) {
+				s.ManagedFields = []metav1.ManagedFieldsEntry{
+					entry("git", metav1.ManagedFieldsOperationApply, 1, `{"f:stringData":{"f:bearerToken":{}}}`),
+					entry(secret.Actor, metav1.ManagedFieldsOperationApply, 2, data),
+				}
+			},
+			want: refresh.Observed{OtherManager: "git"},
+		},
+		{
 			name: "managedFields that cannot be read", format: bearer,
 			secret: func(s *corev1.Secret) {
 				empty := entry("empty", metav1.ManagedFieldsOperationUpdate, 1, "")

@@ -26,6 +26,18 @@ type Ask struct {
 	Time, Received time.Time
 	// TraceParent is the W3C traceparent of the event's span; "" when there is none.
 	TraceParent string
+	// Demand tells that nobody complains of the token that stands there: another one is wanted whatever the Git servers say of it.
+	Demand bool
+}
+
+// Answer is what became of an Ask.
+type Answer struct {
+	// Written: it stands on the Secret now. Otherwise what stands there answers it.
+	Written bool
+	// Overtaken: the event is older than the token, so it is about an earlier one.
+	Overtaken bool
+	// OpenTrace is the traceparent of the request that was open already, if it has one.
+	OpenTrace string
 }
 
 // Requester writes requests for a refresh, from any replica: the leader's watch sees them, and whoever leads next does too.
@@ -37,43 +49,41 @@ func NewRequester(client typedcorev1.SecretsGetter) *Requester { return &Request
 // requestTries bounds how often a request is written anew because somebody else changed the Secret meanwhile.
 const requestTries = 5
 
-// Request asks for a refresh of a target. When it returns without an error, the wish is durable: written, or
-// coalesced (written is false) with what stands there already:
+// Request asks for a refresh of a target. When it returns without an error, the wish is durable, or nothing is left to wish for:
 //
 //   - the Secret does not exist or holds no token, which the leader sees by itself;
-//   - the event is older than the token, so it is about an earlier one. Both times count in whole seconds; an event of the
-//     same second is not older;
+//   - the Secret is suspended, or can never take a token;
+//   - the event is older than the token (Overtaken). Both times count in whole seconds; an event of the same second is not older;
 //   - this very event was asked, or handled, before;
-//   - a request about this token is open, or a person's. openTrace is its traceparent, if it has one.
+//   - a request about this token is open (OpenTrace), or a person's.
 //
 // Errors are *refresh.Error, or the context's; then nobody knows of the wish.
-func (r *Requester) Request(ctx context.Context, target refresh.Target, ask Ask) (written bool, openTrace string, err error) {
+func (r *Requester) Request(ctx context.Context, target refresh.Target, ask Ask) (Answer, error) {
+	raw := refresh.LongHash(ask.Sender, ask.Source, ask.ID)
 	for range requestTries {
 		live, err := get(ctx, r.client, target.Name)
-		if err != nil {
-			return false, "", err
-		}
-		if live == nil {
-			return false, "", nil
+		if err != nil || live == nil {
+			return Answer{}, err
 		}
 		observed := Observe(target, live)
-		about := about(target, live)
-		raw := refresh.LongHash(ask.Sender, ask.Source, ask.ID)
-		open := observed.Request
+		about, open := about(target, live), observed.Request
 		switch {
-		case about == "",
-			ask.Time.Truncate(time.Second).Before(observed.RefreshedAt),
-			refresh.Hash(raw) == observed.Handled.Request:
-			return false, "", nil
+		case about == "", observed.Suspended, observed.Refused != "", refresh.Hash(raw) == observed.Handled.Request:
+			return Answer{}, nil
+		case ask.Time.Truncate(time.Second).Before(observed.RefreshedAt):
+			return Answer{Overtaken: true}, nil
 		case open.Open() && (open.About == about || open.About == ""):
-			return false, open.TraceParent, nil
+			return Answer{OpenTrace: open.TraceParent}, nil
+		}
+		if ask.Demand {
+			about = ""
 		}
 		err = r.write(ctx, live, raw, about, ask)
 		if !errors.Is(err, refresh.ErrConflict) {
-			return err == nil, "", err
+			return Answer{Written: err == nil}, err
 		}
 	}
-	return false, "", &refresh.Error{Class: refresh.Unavailable, Text: "the Secret changes faster than a request can be written to it"}
+	return Answer{}, &refresh.Error{Class: refresh.Unavailable, Text: "the Secret changes faster than a request can be written to it"}
 }
 
 // about names the token that stands in a Secret; "" when there is none. Of a format that does not show the token, it is the token that

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -25,8 +24,8 @@ import (
 type Config struct {
 	// Entra is where good tokens come from. It cannot be changed later.
 	Entra *azuretest.Entra
-	// Address (IP:PORT) to listen on; 127.0.0.1 and a free port when empty. Host is what stands in URLs, and whose certificate it
-	// has; the address when empty. They cannot be changed later.
+	// Address (IP:PORT) to listen on; 127.0.0.1 and a free port when empty. Host is a name to stand in URLs in its place, and in the
+	// certificate beside loopback. They cannot be changed later.
 	Address, Host string
 	// Refusal answers a token that is no good; Unauthorized when it is the zero value.
 	Refusal Answer
@@ -88,8 +87,7 @@ func (s *Server) listen(config Config) error {
 		config.Address = free
 	}
 	s.host = cmp.Or(config.Host, config.Address)
-	name, _, _ := net.SplitHostPort(config.Address)
-	ca, certificate, err := azuretest.NewCertificate(cmp.Or(config.Host, name))
+	ca, certificate, err := azuretest.NewCertificate(config.Host)
 	if err != nil {
 		return err
 	}

@@ -1,8 +1,9 @@
-// Package installation installs the product in a test cluster as deploy/kustomize/base has it, beside an emulated Entra that
+// Package installation installs the product in a test cluster as deploy/kustomize has it, beside an emulated Entra that
 // trusts its ServiceAccount, and runs replicas of it as processes with that account's tokens. Tests and the demo share it.
 package installation
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -49,6 +50,10 @@ type Spec struct {
 	Cluster *cluster.Cluster
 	// Binary is the path of the product; Manifests of deploy/kustomize; Dir takes the replicas' files.
 	Binary, Manifests, Dir string
+	// Overlay is the folder in Manifests that is installed; base when empty.
+	Overlay string
+	// Volumes are what a pod mounts, by the path that the overlay's configuration file names: folders here.
+	Volumes map[string]string
 	// Namespace takes the place of flux-system; it is created where it does not exist.
 	Namespace string
 	// Targets replace the targets of the base: names of Secrets in Namespace, created where they are missing. The rights are then what
@@ -102,9 +107,9 @@ func Start(ctx context.Context, spec Spec) (*Installation, error) {
 // Close ends Entra.
 func (i *Installation) Close() { i.Entra.Close() }
 
-// install applies the base, and keeps its configuration file.
+// install applies the overlay, and keeps its configuration file.
 func (i *Installation) install(ctx context.Context) error {
-	objects, err := manifests.Render(filepath.Join(i.Manifests, "base"), i.Namespace)
+	objects, err := manifests.Render(filepath.Join(i.Manifests, cmp.Or(i.Overlay, "base")), i.Namespace)
 	if err != nil {
 		return err
 	}
@@ -117,6 +122,11 @@ func (i *Installation) install(ctx context.Context) error {
 		}
 	}
 	i.config = strings.ReplaceAll(i.config, "flux-system/flux-system", i.Namespace+"/flux-system")
+	// Processes share the addresses and the files of the machine, as pods do not.
+	i.config = strings.Replace(i.config, "\nevents:\n", "\nevents:\n  address: \"127.0.0.1:0\"\n", 1)
+	for path, folder := range i.Volumes {
+		i.config = strings.ReplaceAll(i.config, path, folder)
+	}
 	if i.Targets != nil {
 		var targets strings.Builder
 		for _, name := range i.Targets {

@@ -12,10 +12,10 @@ import (
 	"strings"
 )
 
-// packages are Debian's, by a program of theirs. Everything else is built.
-var packages = map[string]string{
-	"buildah": "buildah", "git": "git", "ip": "iproute2", "iptables": "iptables", "runc": "runc",
-	filepath.Join(plugins, "bridge"): "containernetworking-plugins",
+// packages are Debian's, beside a program of theirs. Everything else is built.
+var packages = [][2]string{
+	{"buildah", "buildah"}, {filepath.Join(plugins, "bridge"), "containernetworking-plugins"}, {"git", "git"}, {"ip", "iproute2"},
+	{"iptables", "iptables"}, {"runc", "runc"},
 }
 
 // Check gives an error that says everything that is missing for a node on this machine.
@@ -27,9 +27,9 @@ func Check() error {
 	if os.Geteuid() != 0 {
 		missing = append(missing, errors.New("root, who may make namespaces, mounts and containers"))
 	}
-	for program, name := range packages {
-		if _, err := exec.LookPath(program); err != nil {
-			missing = append(missing, fmt.Errorf("%s, of the Debian package %s", program, name))
+	for _, p := range packages {
+		if _, err := exec.LookPath(p[0]); err != nil {
+			missing = append(missing, fmt.Errorf("%s, of the Debian package %s", p[0], p[1]))
 		}
 	}
 	if err := tryNamespaces(); err != nil {

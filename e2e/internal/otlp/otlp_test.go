@@ -123,3 +123,23 @@ refresh                 40ms  outcome=Refreshed reason=RefreshDue
 		t.Error(diff)
 	}
 }
+
+func TestWriteTreeNamesThePods(t *testing.T) {
+	t.Parallel()
+	at, on := time.UnixMilli, func(pod string) map[string]string { return map[string]string{"k8s.pod.name": pod} }
+	var got strings.Builder
+	err := otlp.WriteTree(&got, []otlp.Span{
+		{ID: "a", Name: "POST /events", Start: at(0), End: at(5), Resource: on("one")},
+		{ID: "b", Parent: "a", Name: "refresh", Start: at(6), End: at(9), Resource: on("another")},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `
+POST /events  one             5ms
+└─ refresh    another         3ms
+`
+	if diff := cmp.Diff(strings.TrimPrefix(want, "\n"), got.String()); diff != "" {
+		t.Error(diff)
+	}
+}

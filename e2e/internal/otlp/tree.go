@@ -14,12 +14,15 @@ import (
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 )
 
-// WriteTree writes a trace, one line a span: the name below its parent's, how long it took, and its attributes. A span whose parent is
-// not among the spans is a root.
+// pod is the resource attribute that names the pod whose span it is.
+const pod = "k8s.pod.name"
+
+// WriteTree writes a trace, one line a span: the name below its parent's, the pod where the trace runs through several, how long it took, and
+// its attributes. A span whose parent is not among the spans is a root.
 func WriteTree(w io.Writer, spans []Span) error {
-	ids := map[string]bool{}
+	ids, pods := map[string]bool{}, map[string]bool{}
 	for _, s := range spans {
-		ids[s.ID] = true
+		ids[s.ID], pods[s.Resource[pod]] = true, true
 	}
 	children := map[string][]Span{}
 	for _, s := range spans {
@@ -52,12 +55,16 @@ func WriteTree(w io.Writer, spans []Span) error {
 	}
 	add("", "")
 
-	width := 0
+	width, podWidth := 0, 0
 	for _, r := range rows {
-		width = max(width, utf8.RuneCountInString(r.name))
+		width, podWidth = max(width, utf8.RuneCountInString(r.name)), max(podWidth, len(r.span.Resource[pod]))
 	}
 	for _, r := range rows {
-		line := fmt.Sprintf("%-*s  %10s  %s", width, r.name, took(r.span), notes(r.span))
+		name := fmt.Sprintf("%-*s", width, r.name)
+		if len(pods) > 1 {
+			name = fmt.Sprintf("%s  %-*s", name, podWidth, r.span.Resource[pod])
+		}
+		line := fmt.Sprintf("%s  %10s  %s", name, took(r.span), notes(r.span))
 		if _, err := fmt.Fprintln(w, strings.TrimRight(line, " ")); err != nil {
 			return err
 		}

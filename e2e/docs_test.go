@@ -1,0 +1,200 @@
+package e2e
+
+// The commands of the docs, run as they stand there, in the order in which a reader meets them.
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"flux-token-refresher/e2e/internal/cluster"
+	"flux-token-refresher/e2e/internal/flux"
+	"flux-token-refresher/e2e/internal/installation"
+	"flux-token-refresher/e2e/internal/toolchain"
+	"flux-token-refresher/refresh"
+	"flux-token-refresher/refresh/secret"
+)
+
+// command is one that a reader is shown.
+type command struct{ file, line string }
+
+var (
+	// ours begins what is run here: our program and kubectl, also with an environment before them.
+	ours = regexp.MustCompile(`^(?:[A-Z_]+=\S+ )*(?:kubectl|(?:bin/)?flux-token-refresher) `)
+	// explained is a line of a table of commands: what it does stands beside it.
+	explained = regexp.MustCompile(`^(\S+(?: \S+)*?) {2,}[^#\s].*$`)
+	// continues is a line of a command that goes on in the next one.
+	continues = regexp.MustCompile(`[\\|]$`)
+	// inline is a command in a sentence, not the name of one.
+	inline = regexp.MustCompile("`([^`]+ -[^`]+)`")
+)
+
+// commands reads them from a Markdown file: lines of code, and what sentences quote.
+func commands(t *testing.T, file string) []command {
+	t.Helper()
+	content, err := os.ReadFile(filepath.Join("..", file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []command
+	add := func(line string) {
+		if m := explained.FindStringSubmatch(line); m != nil {
+			line = m[1] + " --help"
+		}
+		if ours.MatchString(line) {
+			out = append(out, command{file, line})
+		}
+	}
+	fenced, begun := false, ""
+	for line := range strings.Lines(string(content)) {
+		code := strings.TrimSpace(line)
+		switch {
+		case begun != "" || strings.HasPrefix(line, "    ") && ours.MatchString(code) && continues.MatchString(code):
+			begun += code + "\n"
+			if !continues.MatchString(code) {
+				add(begun)
+				begun = ""
+			}
+		case strings.HasPrefix(code, "```"):
+			fenced = !fenced
+		case fenced || strings.HasPrefix(line, "    "):
+			add(code)
+		default:
+			for _, m := range inline.FindAllStringSubmatch(line, -1) {
+				add(m[1])
+			}
+		}
+	}
+	return out
+}
+
+// example gives the first YAML block of a Markdown file that holds a text, without the indentation of a list.
+func example(t *testing.T, file, with string) string {
+	t.Helper()
+	content, err := os.ReadFile(filepath.Join("..", file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, block := range regexp.MustCompile("(?ms)^( *)```yaml\n(.*?)^ *```$").FindAllStringSubmatch(string(content), -1) {
+		if strings.Contains(block[2], with) {
+			return strings.ReplaceAll("\n"+block[2], "\n"+block[1], "\n")
+		}
+	}
+	t.Fatalf("%s has no example with %q", file, with)
+	return ""
+}
+
+// TestDocumentedCommands: what the docs show works as typed, and prints no token.
+func TestDocumentedCommands(t *testing.T) {
+	t.Parallel()
+	_ = fluxOf(t) // its kinds
+	i := install(t, func(spec *installation.Spec) {
+		spec.Namespace, spec.Config = flux.Namespace, "refresh: {cooldown: 100ms}\n"
+	})
+	startReplica(t, i, "refresher-0", "")
+	const name = "flux-system"
+	awaitSecret(t, i, name, sound(i))
+
+	// A reader's checkout, with the programs beside it, and what a pod's environment gives.
+	dir := t.TempDir()
+	spec := replicaSpec(t, i, "reader", "")
+	kubectl, err := toolchain.Kubectl.Build(t.Context(), os.Stderr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kubeconfig, err := cluster.Kubeconfig(i.Cluster.Config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := func(path ...string) string { return filepath.Join(append([]string{dir}, path...)...) }
+	for _, folder := range []string{"bin", "overlay"} {
+		if err := os.Mkdir(file(folder), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.CopyFS(file("deploy"), os.DirFS("../deploy")); err != nil {
+		t.Fatal(err)
+	}
+	for program, path := range map[string]string{"kubectl": kubectl, "flux-token-refresher": product(t)} {
+		if err := os.Symlink(path, file("bin", program)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for path, content := range map[string]string{
+		"bin/openssl":                "#!/bin/sh\nhead -c 32 /dev/urandom | od -An -v -tx1 | tr -d ' \\n'\n", // rand -hex 32, where there is none
+		"config.yaml":                example(t, "README.md", "kind: Config"),
+		"overlay/kustomization.yaml": example(t, "README.md", "overlay/kustomization.yaml"),
+		"kubeconfig":                 string(kubeconfig),
+		"assertion":                  spec.Assertion,
+	} {
+		if err := os.WriteFile(file(path), []byte(content), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	env := []string{
+		"PATH=" + file("bin") + ":" + os.Getenv("PATH"), "HOME=" + dir, "KUBECONFIG=" + file("kubeconfig"),
+		"AZURE_FEDERATED_TOKEN_FILE=" + file("assertion"),
+	}
+	for variable, value := range spec.Env {
+		env = append(env, variable+"="+value)
+	}
+
+	// What no pod runs here for.
+	needsPods := regexp.MustCompile(`^kubectl .*\blogs\b`)
+	ran := 0
+	for _, document := range []string{"README.md", "docs/configuration.md", "docs/events.md", "docs/secret.md", "docs/operating.md"} {
+		for _, c := range commands(t, document) {
+			if needsPods.MatchString(c.line) {
+				continue
+			}
+			shell := exec.CommandContext(patient(t), "sh", "-euc", c.line)
+			shell.Dir, shell.Env = dir, env
+			out, err := shell.CombinedOutput()
+			if err != nil {
+				t.Errorf("%s: %s\n%s\n%s", c.file, c.line, err, out)
+			}
+			if bytes.Contains(out, []byte("(no change)")) {
+				t.Errorf("%s: %s\nchanges nothing", c.file, c.line)
+			}
+			for _, token := range i.Entra.Tokens() {
+				if bytes.Contains(out, []byte(token)) {
+					t.Errorf("%s: %s\nprints a token", c.file, c.line)
+				}
+			}
+			t.Logf("%s: %s", c.file, c.line)
+			ran++
+		}
+	}
+	if ran < 10 {
+		t.Errorf("%d commands were found, which cannot be all", ran)
+	}
+
+	// What they were to do was done.
+	awaitSecret(t, i, name, func(s *corev1.Secret) bool {
+		if !sound(i)(s) {
+			return false
+		}
+		asked := s.Annotations[secret.Request]
+		return asked != "" && s.Annotations[secret.HandledRequest] == refresh.Hash(asked)
+	})
+	key, err := i.Client.CoreV1().Secrets(i.Namespace).Get(t.Context(), "flux-token-refresher-events", metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := len(key.Data["token"]); n != 64 {
+		t.Errorf("the key that both ends share has %d digits, want 64", n)
+	}
+	if len(key.Data) != 1 {
+		t.Errorf("after the key was changed there are %d keys, want one", len(key.Data))
+	}
+	if _, err := i.Client.AppsV1().Deployments(i.Namespace).Get(t.Context(), installation.Account, metav1.GetOptions{}); err != nil {
+		t.Error(err)
+	}
+}
