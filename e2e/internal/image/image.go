@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 
 	"flux-token-refresher/e2e/internal/toolchain"
@@ -57,6 +58,7 @@ func (b *Builder) Product(ctx context.Context, name string, args map[string]stri
 		return fmt.Errorf("stand-in for the base image: %w", err)
 	}
 	command := []string{
+		"--build-arg=TARGETOS=linux", "--build-arg=TARGETARCH=" + runtime.GOARCH, // which buildah knows only where a platform is asked for
 		"--volume=" + env["GOROOT"] + ":/usr/local/go:ro",
 		"--volume=" + filepath.Join(env["GOMODCACHE"], "cache", "download") + ":/modules:ro", "--build-arg=GOPROXY=file:///modules",
 		"--tag=" + name,
