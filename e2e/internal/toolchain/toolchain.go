@@ -64,7 +64,7 @@ var Node = []Tool{KubeControllerManager, KubeScheduler, Kubelet, KubeProxy, Cont
 // Pause builds the program that holds a Pod's namespaces into dir, static, and gives its path.
 func Pause(ctx context.Context, dir string) (string, error) {
 	path := filepath.Join(dir, "pause")
-	return path, goBuild(ctx, "", []string{"CGO_ENABLED=0"}, "-o", path, "flux-token-refresher/e2e/internal/node/pause")
+	return path, goBuild(ctx, "", []string{"CGO_ENABLED=0"}, "-buildvcs=false", "-o", path, "flux-token-refresher/e2e/internal/node/pause")
 }
 
 // Build gives the path of the tool in the user's cache folder (os.UserCacheDir()/flux-token-refresher), after building
