@@ -10,10 +10,7 @@ import (
 	"flux-token-refresher/e2e/internal/toolchain"
 )
 
-const (
-	domain   = "cluster.local"
-	services = "10.0.0.0/24" // as package cluster has it
-)
+const domain = "cluster.local"
 
 // startControllers starts kube-controller-manager and kube-scheduler.
 func (n *Node) startControllers() error {
