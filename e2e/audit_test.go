@@ -210,9 +210,13 @@ func usedRights(t *testing.T, i *installation.Installation, granted map[string]b
 		if r.Verb == "patch" && r.Code == http.StatusCreated { // server-side apply, which needs both
 			verbs = append(verbs, "create")
 		}
+		resource := r.Resource
+		if r.Subresource != "" {
+			resource += "/" + r.Subresource
+		}
 		for _, verb := range verbs {
-			use := right(verb, r.Resource, r.Group, r.Name)
-			if all := right(verb, r.Resource, r.Group, ""); granted[all] {
+			use := right(verb, resource, r.Group, r.Name)
+			if all := right(verb, resource, r.Group, ""); granted[all] {
 				use = all
 			}
 			used[use] = true

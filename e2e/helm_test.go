@@ -201,6 +201,18 @@ config:
     - {secret: a/one, identity: one}
     - {secret: b/one, identity: two, create: true}
     - {secret: b/two, identity: three, create: true}`,
+		"other ServiceAccounts, some beside targets": `
+config:
+  identities:
+    - {name: one, type: workloadIdentity, serviceAccount: b/team}
+    - {name: two, type: workloadIdentity, serviceAccount: c/team}
+    - {name: three, type: workloadIdentity, serviceAccount: c/another}
+    - {name: four, type: clientCertificate, credentialSecret: c/credential, tenantID: tenant.example, clientID: 00000000-0000-0000-0000-000000000001}
+  targets:
+    - {secret: a/one, identity: one}
+    - {secret: b/one, identity: two, create: true}
+    - {secret: b/two, identity: three, create: true}
+    - {secret: b/three, identity: four}`,
 		"a Lease elsewhere": placeholder + "config: {election: {lease: elsewhere/leader}}",
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
@@ -182,7 +183,7 @@ var repeated = []azuretest.Answer{
 
 func TestNothingLeaks(t *testing.T) {
 	t.Parallel()
-	for _, identity := range []string{"workloadIdentity", "clientSecret"} {
+	for _, identity := range slices.Sorted(maps.Keys(driveable)) {
 		t.Run(identity, func(t *testing.T) {
 			t.Parallel()
 			d := newDrive(t, identity)
@@ -194,6 +195,14 @@ func TestNothingLeaks(t *testing.T) {
 			d.searchAll(t)
 		})
 	}
+}
+
+// driveable are the identities to drive, each with its fields in the configuration.
+var driveable = map[string]string{
+	"workload identity":  "type: workloadIdentity",
+	"service account":    "type: workloadIdentity\n    serviceAccount: NAMESPACE/federated",
+	"client secret":      "type: clientSecret\n    credentialSecret: NAMESPACE/credential",
+	"client certificate": "type: clientCertificate\n    credentialSecret: NAMESPACE/credential",
 }
 
 // drive takes one replica through all that can make it talk.
@@ -222,15 +231,19 @@ func newDrive(t *testing.T, identity string) *drive {
 		return value
 	}
 	clientSecret, pat := random("the client secret"), random("the personal access token")
+	certificate, err := azuretest.NewClientCertificate(time.Now().Add(time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// PKCS #8 begins with what the certificate says too: the algorithm and the modulus, which end in the 8th line of 64 characters.
+	for n, line := range strings.Split(certificate.KeyPEM, "\n")[9:24] {
+		d.secrets.add(t, fmt.Sprintf("line %d of the certificate's key", 9+n), line)
+	}
 	d.Installation = install(t, func(s *installation.Spec) {
 		s.Targets = []string{driven, adopted, frozen}
 		s.Config = "refresh: {cooldown: 1ms}\nelection: {leaseDuration: 6s, renewDeadline: 5s, retryPeriod: 400ms}\n"
 		s.Edit = func(config string) string {
-			credential := ""
-			if identity == "clientSecret" {
-				credential = "\n    credentialSecret: " + s.Namespace + "/credential"
-			}
-			return strings.Replace(config, "type: workloadIdentity", "type: "+identity+credential, 1)
+			return strings.Replace(config, "type: workloadIdentity", strings.ReplaceAll(driveable[identity], "NAMESPACE", s.Namespace), 1)
 		}
 		s.Entra = azuretest.Config{Echo: true, MinLifetime: 4 * time.Second, MaxLifetime: 4 * time.Second}
 		s.Env = d.receiver.Env()
@@ -238,9 +251,11 @@ func newDrive(t *testing.T, identity string) *drive {
 		s.Env["OTEL_METRIC_EXPORT_INTERVAL"] = "500" // ms: while there is something to tell
 		s.Env["OTEL_LOGS_EXPORTER"] = "otlp"
 		for name, object := range map[string]*corev1.Secret{
-			"credential": {StringData: map[string]string{"clientSecret": clientSecret}},
-			adopted:      {StringData: map[string]string{"bearerToken": pat}},
-			frozen:       {StringData: map[string]string{"bearerToken": pat}, Immutable: new(true)},
+			"credential": {StringData: map[string]string{
+				"clientSecret": clientSecret, "tls.crt": certificate.CertificatePEM, "tls.key": certificate.KeyPEM,
+			}},
+			adopted: {StringData: map[string]string{"bearerToken": pat}},
+			frozen:  {StringData: map[string]string{"bearerToken": pat}, Immutable: new(true)},
 		} {
 			object.Name = name
 			if _, err := newClient(t).CoreV1().Secrets(s.Namespace).Create(t.Context(), object, metav1.CreateOptions{}); err != nil {
@@ -248,7 +263,21 @@ func newDrive(t *testing.T, identity string) *drive {
 			}
 		}
 	})
-	d.Entra.Change(func(c *azuretest.Config) { c.Applications[0].Secrets = []azuretest.Secret{{Value: clientSecret}} })
+	account := &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "federated"}}
+	d.Entra.Change(func(c *azuretest.Config) {
+		app := &c.Applications[0]
+		app.Secrets = []azuretest.Secret{{Value: clientSecret}}
+		app.Certificates = []*x509.Certificate{certificate.Certificate}
+		federated := app.Federated[0]
+		federated.Subject = "system:serviceaccount:" + d.Namespace + ":" + account.Name
+		app.Federated = append(app.Federated, federated)
+		account.Annotations = map[string]string{
+			"azure.workload.identity/client-id": app.ClientID, "azure.workload.identity/tenant-id": app.TenantID,
+		}
+	})
+	if _, err := d.Client.CoreV1().ServiceAccounts(d.Namespace).Create(t.Context(), account, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
 
 	spec := replicaSpec(t, d.Installation, "refresher-0", d.proxy.Address())
 	spec.Flags = []string{"--log-level=debug"}
@@ -523,6 +552,10 @@ func (d *drive) searchAll(t *testing.T) {
 	for n, token := range tokens {
 		d.secrets.add(t, fmt.Sprintf("token %d", n), token)
 	}
+	proofs := d.Entra.Proofs()
+	for n, proof := range proofs {
+		d.secrets.add(t, fmt.Sprintf("proof %d", n), proof)
+	}
 	d.emitted["the log"] = d.replica.Output.Bytes()
 	d.emitted["OTLP"] = bytes.Join(d.receiver.Bodies(), []byte("\n"))
 	d.collectObjects(t)
@@ -551,7 +584,7 @@ func (d *drive) searchAll(t *testing.T) {
 	if len(d.secrets.in(data["bearerToken"])) == 0 {
 		t.Error("the token in the Secret is not one of those that were looked for")
 	}
-	t.Logf("%d secrets looked for in %d KiB", len(tokens)+4, d.size()>>10)
+	t.Logf("%d secrets looked for in %d KiB", len(tokens)+len(proofs)+4, d.size()>>10)
 }
 
 // collectObjects takes what stands in the cluster: all of it but for the one key that is to hold a token.
@@ -573,6 +606,7 @@ func (d *drive) collectObjects(t *testing.T) {
 		delete(s.Data, "bearerToken")
 		if s.Name == "credential" {
 			delete(s.Data, "clientSecret")
+			delete(s.Data, "tls.key")
 		}
 	}
 	for what, objects := range map[string]any{"Events": events, "Leases": leases, "Secrets": secrets} {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	admissionv1 "k8s.io/api/admissionregistration/v1"
+	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -40,6 +41,7 @@ kind: Config
 identities:
   - {name: repos, type: workloadIdentity}
   - {name: other, type: clientSecret, credentialSecret: NAMESPACE/credential}
+  - {name: account, type: workloadIdentity, serviceAccount: NAMESPACE/account}
 targets:
   - {secret: NAMESPACE/kept, identity: repos}
   - {secret: NAMESPACE/made, identity: other, create: true}
@@ -84,8 +86,11 @@ func newRights(ctx context.Context, t *testing.T, change func([]rbacv1.PolicyRul
 			change(role.Rules)
 		}
 	}
-	_, err = admin.CoreV1().ServiceAccounts(namespace).Create(ctx,
-		&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: r.account.Name}}, metav1.CreateOptions{})
+	for _, name := range []string{r.account.Name, "account", "somebody-elses"} {
+		_, e := admin.CoreV1().ServiceAccounts(namespace).Create(ctx,
+			&corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
+		err = errors.Join(err, e)
+	}
 	for _, name := range []string{"kept", "credential", "somebody-elses"} {
 		_, e := admin.CoreV1().Secrets(namespace).Create(ctx,
 			&corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
@@ -194,6 +199,11 @@ var ownOperations = []operation{
 		_, err := r.client.CoreV1().Secrets(r.namespace).Get(ctx, "credential", metav1.GetOptions{})
 		return err
 	}},
+	{"read a ServiceAccount's annotations", func(ctx context.Context, r *rights) error {
+		_, err := r.client.CoreV1().ServiceAccounts(r.namespace).Get(ctx, "account", metav1.GetOptions{})
+		return err
+	}},
+	{"get a ServiceAccount's token", func(ctx context.Context, r *rights) error { return r.token(ctx, "account") }},
 	{"tell an Event", func(ctx context.Context, r *rights) error {
 		_, err := r.client.CoreV1().Events(r.namespace).Create(ctx, r.event("new"), metav1.CreateOptions{})
 		return err
@@ -279,11 +289,15 @@ var without = map[string][]string{
 	"create secrets": {"create a Secret by apply"},
 	"get secrets":    {"read a Secret, whose token a report is about", "read a credential"},
 	"create events":  {"tell an Event"},
-	"patch events":   {"tell an Event again"},
-	"get leases":     {"read the Lease"},
-	"watch leases":   {"watch the Lease"},
-	"update leases":  {"renew the Lease"},
-	"create leases":  {"create the Lease"},
+
+	"get serviceaccounts":          {"read a ServiceAccount's annotations"},
+	"create serviceaccounts/token": {"get a ServiceAccount's token"},
+
+	"patch events":  {"tell an Event again"},
+	"get leases":    {"read the Lease"},
+	"watch leases":  {"watch the Lease"},
+	"update leases": {"renew the Lease"},
+	"create leases": {"create the Lease"},
 
 	"get buckets":             {"read of the group source"},
 	"list buckets":            {"list of the group source"},
@@ -372,6 +386,16 @@ func TestRightsGiveNothingElse(t *testing.T) {
 		"create another":     func() error { return r.apply(ctx, "new", secretOf("new", "Opaque", "1")) },
 		"create by POST, with a name that may be created": func() error {
 			_, err := secrets.Create(ctx, &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Name: "made"}}, metav1.CreateOptions{})
+			return err
+		},
+		"a token of another account": func() error { return r.token(ctx, "somebody-elses") },
+		"a token of its own account": func() error { return r.token(ctx, r.account.Name) },
+		"another account": func() error {
+			_, err := r.client.CoreV1().ServiceAccounts(r.namespace).Get(ctx, "somebody-elses", metav1.GetOptions{})
+			return err
+		},
+		"list the accounts": func() error {
+			_, err := r.client.CoreV1().ServiceAccounts(r.namespace).List(ctx, only("account"))
 			return err
 		},
 		"delete a target":  func() error { return secrets.Delete(ctx, "kept", metav1.DeleteOptions{}) },
@@ -575,6 +599,11 @@ func (r *rights) watchSecret(ctx context.Context, name string) error {
 func (r *rights) apply(ctx context.Context, name string, body []byte) error {
 	_, err := r.client.CoreV1().Secrets(r.namespace).Patch(ctx, name, types.ApplyPatchType, body,
 		metav1.PatchOptions{FieldManager: "e2e", Force: new(true)})
+	return err
+}
+
+func (r *rights) token(ctx context.Context, account string) error {
+	_, err := r.client.CoreV1().ServiceAccounts(r.namespace).CreateToken(ctx, account, &authenticationv1.TokenRequest{}, metav1.CreateOptions{})
 	return err
 }
 

@@ -28,6 +28,7 @@ type entry struct {
 
 	finished bool   // for Once
 	said     string // what was said last of a state that lasts
+	insisted string // the hash of the token that the issuer gave again last
 	counts   map[count]int64
 }
 
@@ -89,6 +90,15 @@ func (e *entry) says(what string) bool {
 	}
 	e.said = what
 	return true
+}
+
+// insists tells whether it is the first time that the issuer gives this token again.
+func (e *entry) insists(hash string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	first := e.insisted != hash
+	e.insisted = hash
+	return first
 }
 
 // wrote notes a write that succeeded, and gives the unplanned ones in a row.

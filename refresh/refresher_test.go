@@ -405,6 +405,14 @@ func TestSameTokenAgainIsUnchanged(t *testing.T) {
 		if again := len(w.source.Mints()) - asked; again < 1 || again > 12 {
 			t.Errorf("asked %d more times in a day for a token that does not change", again)
 		}
+		if said := strings.Count(w.logs.String(), "the issuer gave the same token again"); said != 1 {
+			t.Errorf("said it %d times", said)
+		}
+		w.request(t, target.Name, "2")
+		synctest.Wait()
+		if said := strings.Count(w.logs.String(), "the issuer gave the same token again"); said != 2 {
+			t.Errorf("who asked got no answer: said %d times", said)
+		}
 	})
 }
 

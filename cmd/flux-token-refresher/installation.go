@@ -117,7 +117,8 @@ func (f *flags) kube() (*rest.Config, error) {
 // another leader meanwhile.
 func (i *installation) lead(ctx context.Context, fresh func() bool, work func(*refresh.Refresher, context.Context) error) error {
 	source, err := azure.New(azure.Config{
-		Identities:     i.identities(),
+		Identities:     i.config.Identities,
+		Cluster:        proofs{i.core},
 		TracerProvider: i.telemetry.TracerProvider(),
 		MeterProvider:  i.telemetry.MeterProvider(),
 	})
@@ -137,23 +138,4 @@ func (i *installation) lead(ctx context.Context, fresh func() bool, work func(*r
 		}, ctx)
 	})
 	return group.Wait()
-}
-
-func (i *installation) identities() []azure.Identity {
-	identities := make([]azure.Identity, len(i.config.Identities))
-	for n, c := range i.config.Identities {
-		identities[n] = azure.Identity{
-			Name: c.Name, TenantID: c.TenantID, ClientID: c.ClientID, AuthorityHost: c.AuthorityHost, CAFile: c.CAFile,
-		}
-		switch c.Type {
-		case config.WorkloadIdentity:
-			identities[n].Credential = azure.WorkloadIdentity{TokenFile: c.TokenFile}
-		case config.ClientSecret:
-			// Read at each mint, so that a new one counts at once.
-			identities[n].Credential = azure.ClientSecret{Read: func(ctx context.Context) (string, error) {
-				return secret.Value(ctx, i.core, c.CredentialSecret, "clientSecret")
-			}}
-		}
-	}
-	return identities
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 
 	"flux-token-refresher/e2e/internal/toolchain"
@@ -29,7 +30,7 @@ func run(ctx context.Context, out io.Writer, names []string) error {
 		toolchain.Etcd, toolchain.KubeAPIServer, toolchain.Kubectl, toolchain.SourceController, toolchain.NotificationController,
 		toolchain.Promtool, toolchain.Prometheus,
 	}
-	for _, tool := range append(needed, toolchain.GolangCILint) {
+	for _, tool := range slices.Concat(needed, toolchain.Node, []toolchain.Tool{toolchain.GolangCILint}) {
 		tools[tool.Name] = tool
 	}
 	if len(names) == 0 {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"flux-token-refresher/refresh"
+	"flux-token-refresher/refresh/azure"
 	"flux-token-refresher/refresh/gitremote"
 )
 
@@ -24,8 +25,9 @@ const maxProblems = 100
 
 // Config is what a file says, with defaults and environment filled in.
 type Config struct {
-	// Identities are who asks for tokens, in the order of the file.
-	Identities []Identity
+	// Identities are who asks for tokens, in the order of the file. Those that ask Entra themselves have an AuthorityHost, with a
+	// slash at its end.
+	Identities []azure.Identity
 	// Targets are the Secrets to keep fresh, in the order of the file.
 	Targets []refresh.Target
 	Refresh refresh.Policy
@@ -40,31 +42,6 @@ type Config struct {
 	// PodName is POD_NAME; "" when it is not set.
 	PodName string
 }
-
-// Identity is who asks Microsoft Entra ID for tokens.
-type Identity struct {
-	Name, TenantID, ClientID string
-	Type                     IdentityType
-	// AuthorityHost is the https address of the authority, with a slash at its end.
-	AuthorityHost string
-	// CAFile names a PEM file with CA certificates that the authority's certificate may be signed by, beside the
-	// system's; "" for none.
-	CAFile string
-	// TokenFile names the file with the ServiceAccount token that is exchanged; of WorkloadIdentity only.
-	TokenFile string
-	// CredentialSecret is the Secret whose key clientSecret holds the client secret; of ClientSecret only.
-	CredentialSecret refresh.Name
-}
-
-// IdentityType is how an identity proves who it is.
-type IdentityType string
-
-const (
-	// WorkloadIdentity exchanges the pod's ServiceAccount token.
-	WorkloadIdentity IdentityType = "workloadIdentity"
-	// ClientSecret shows a secret of the application.
-	ClientSecret IdentityType = "clientSecret"
-)
 
 // Events says who may send events, and where to.
 type Events struct {

@@ -14,6 +14,7 @@ import (
 
 	"flux-token-refresher/internal/config"
 	"flux-token-refresher/refresh"
+	"flux-token-refresher/refresh/azure"
 	"flux-token-refresher/refresh/gitremote"
 )
 
@@ -21,6 +22,8 @@ const (
 	tenant = "11111111-1111-1111-1111-111111111111"
 	client = "22222222-2222-2222-2222-222222222222"
 	devops = "499b84ac-1321-427f-aa17-267ca6975798/.default"
+
+	resource = "/subscriptions/s/resourceGroups/g/providers/Microsoft.ManagedIdentity/userAssignedIdentities/i"
 )
 
 // smallest is the smallest file.
@@ -51,6 +54,25 @@ identities:
     clientID: 55555555-5555-5555-5555-555555555555
     credentialSecret: tokens/other-credential
     authorityHost: https://Login.Example.com:8443
+  - name: certified
+    type: clientCertificate
+    tenantID: example.onmicrosoft.com
+    clientID: 55555555-5555-5555-5555-555555555555
+    credentialSecret: tokens/certificate
+    cloud: AzureGovernment
+  - name: account
+    type: workloadIdentity
+    serviceAccount: team-a/repos
+    clientID: 66666666-6666-6666-6666-666666666666
+  - name: machine
+    type: managedIdentity
+    resourceID: /subscriptions/s/resourcegroups/g/providers/Microsoft.ManagedIdentity/userAssignedIdentities/i
+  - name: assigned
+    type: managedIdentity
+    clientID: 77777777-7777-7777-7777-777777777777
+  - name: developer
+    type: azureCLI
+    tenantID: 33333333-3333-3333-3333-333333333333
 targets:
   - secret: flux-system/flux-system
     identity: repos
@@ -117,8 +139,8 @@ func TestSmallestFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := &config.Config{
-		Identities: []config.Identity{{
-			Name: "repos", Type: config.WorkloadIdentity, TenantID: tenant, ClientID: client,
+		Identities: []azure.Identity{{
+			Name: "repos", Type: azure.WorkloadIdentity, TenantID: tenant, ClientID: client,
 			AuthorityHost: "https://login.microsoftonline.com/",
 			TokenFile:     pod["AZURE_FEDERATED_TOKEN_FILE"],
 		}},
@@ -148,16 +170,32 @@ func TestFullForm(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := &config.Config{
-		Identities: []config.Identity{{
-			Name: "repos", Type: config.WorkloadIdentity,
+		Identities: []azure.Identity{{
+			Name: "repos", Type: azure.WorkloadIdentity,
 			TenantID: "33333333-3333-3333-3333-333333333333", ClientID: "44444444-4444-4444-4444-444444444444",
 			AuthorityHost: "https://login.chinacloudapi.cn/",
 			CAFile:        "/etc/ca.crt", TokenFile: "/run/token",
 		}, {
-			Name: "other", Type: config.ClientSecret,
+			Name: "other", Type: azure.ClientSecret,
 			TenantID: "example.onmicrosoft.com", ClientID: "55555555-5555-5555-5555-555555555555",
 			AuthorityHost:    "https://login.example.com:8443/",
 			CredentialSecret: refresh.Name{Namespace: "tokens", Name: "other-credential"},
+		}, {
+			Name: "certified", Type: azure.ClientCertificate,
+			TenantID: "example.onmicrosoft.com", ClientID: "55555555-5555-5555-5555-555555555555",
+			AuthorityHost:    "https://login.microsoftonline.us/",
+			CredentialSecret: refresh.Name{Namespace: "tokens", Name: "certificate"},
+		}, {
+			Name: "account", Type: azure.WorkloadIdentity, ClientID: "66666666-6666-6666-6666-666666666666",
+			AuthorityHost:  "https://login.microsoftonline.com/",
+			ServiceAccount: refresh.Name{Namespace: "team-a", Name: "repos"},
+		}, {
+			Name: "machine", Type: azure.ManagedIdentity,
+			ResourceID: "/subscriptions/s/resourcegroups/g/providers/Microsoft.ManagedIdentity/userAssignedIdentities/i",
+		}, {
+			Name: "assigned", Type: azure.ManagedIdentity, ClientID: "77777777-7777-7777-7777-777777777777",
+		}, {
+			Name: "developer", Type: azure.AzureCLI, TenantID: "33333333-3333-3333-3333-333333333333",
 		}},
 		Targets: []refresh.Target{{
 			Name: refresh.Name{Namespace: "flux-system", Name: "flux-system"},
@@ -323,14 +361,14 @@ func TestErrors(t *testing.T) {
 			"4: targets: is an empty list; write at least one"}},
 		"an identity without anything": {file: with("name: repos\n"+typeLine, "tenantID: "+tenant+"\n", lastLine, ""), want: []string{
 			"4: identities[0].name: is missing; give the identity a name that targets refer to",
-			"4: identities[0].type: is missing; write one of: workloadIdentity, clientSecret",
+			"4: identities[0].type: is missing; write one of: workloadIdentity, managedIdentity, clientSecret, clientCertificate, azureCLI",
 			"6: targets[0].identity: is missing; name who asks for the token"}},
 		"an identity's name": {file: with("name: repos", "name: Repos", lastLine, "    identity: Repos\n"), want: []string{
 			`4: identities[0].name: "Repos" is not valid; ` + label}},
 		"two identities of one name": {file: with(typeLine, typeLine+"  - name: repos\n"+typeLine), want: []string{
 			`6: identities[1].name: "repos" stands in line 4 already; write each once`}},
 		"unknown type": {file: with("type: workloadIdentity", "type: workloadidentities"), want: []string{
-			`5: identities[0].type: "workloadidentities" is not known; known here: workloadIdentity, clientSecret`}},
+			`5: identities[0].type: "workloadidentities" is not known; known here: workloadIdentity, managedIdentity, clientSecret, clientCertificate, azureCLI`}},
 		"mistyped type": {file: with("type: workloadIdentity", "type: workLoadIdentiy"), want: []string{
 			`5: identities[0].type: "workLoadIdentiy" is not known; did you mean workloadIdentity?`}},
 		"tenant and client": {file: with(typeLine, typeLine+"    tenantID: common\n    clientID: repos\n"), want: []string{
@@ -340,7 +378,32 @@ func TestErrors(t *testing.T) {
 			"4: identities[0].credentialSecret: is missing; name the Secret with the key clientSecret as namespace/name",
 			"6: identities[0].tokenFile: belongs to the type workloadIdentity; leave it out"}},
 		"fields of yet another type": {file: with(typeLine, typeLine+"    credentialSecret: a/b\n"), want: []string{
-			"6: identities[0].credentialSecret: belongs to the type clientSecret; leave it out"}},
+			"6: identities[0].credentialSecret: belongs to the types clientSecret and clientCertificate; leave it out"}},
+		"fields of no managed identity": {
+			file: with(typeLine, "    type: managedIdentity\n    tenantID: "+tenant+"\n    cloud: AzureChina\n    caFile: /ca.crt\n    serviceAccount: a/b\n"), want: []string{
+				"6: identities[0].tenantID: belongs to the types workloadIdentity, clientSecret, clientCertificate and azureCLI; leave it out",
+				"7: identities[0].cloud: belongs to the types workloadIdentity, clientSecret and clientCertificate; leave it out",
+				"8: identities[0].caFile: belongs to the types workloadIdentity, clientSecret and clientCertificate; leave it out",
+				"9: identities[0].serviceAccount: belongs to the type workloadIdentity; leave it out"}},
+		"fields of no az": {
+			file: with(typeLine, "    type: azureCLI\n    clientID: "+client+"\n    resourceID: /x\n    authorityHost: https://a.example\n"), want: []string{
+				"6: identities[0].clientID: belongs to the types workloadIdentity, managedIdentity, clientSecret and clientCertificate; leave it out",
+				"7: identities[0].resourceID: belongs to the type managedIdentity; leave it out",
+				"8: identities[0].authorityHost: belongs to the types workloadIdentity, clientSecret and clientCertificate; leave it out"}},
+		"a managed identity by two names": {
+			file: with(typeLine, "    type: managedIdentity\n    clientID: "+client+
+				"\n    resourceID: /subscriptions/s/resourceGroups/g/providers/Microsoft.ManagedIdentity/userAssignedIdentities/i\n"), want: []string{
+				"7: identities[0].resourceID: stands beside clientID; keep one of the two"}},
+		"a resource that is no managed identity": {file: with(typeLine, "    type: managedIdentity\n    resourceID: repos\n"), want: []string{
+			`6: identities[0].resourceID: "repos" is no managed identity; write it like ` +
+				"/subscriptions/…/resourceGroups/…/providers/Microsoft.ManagedIdentity/userAssignedIdentities/…"}},
+		"a ServiceAccount and a file": {file: with(typeLine, typeLine+"    serviceAccount: a/b\n    tokenFile: /f\n"), want: []string{
+			"7: identities[0].tokenFile: stands beside serviceAccount; keep one of the two"}},
+		"a ServiceAccount without a namespace": {file: with(typeLine, typeLine+"    serviceAccount: repos\n    tenantID: x\n"), want: []string{
+			"6: identities[0].serviceAccount: is not namespace/name; write it like flux-system/flux-system",
+			`7: identities[0].tenantID: "x" is no tenant; write its id (a GUID) or a domain of it`}},
+		"a certificate without a Secret": {file: with(typeLine, "    type: clientCertificate\n"), want: []string{
+			"4: identities[0].credentialSecret: is missing; name the Secret with the keys tls.crt and tls.key as namespace/name"}},
 		"a client secret in the place of its name": {
 			file: with(typeLine, "    type: clientSecret\n    credentialSecret: Xyz8Q~not-shown\n"), want: []string{
 				"6: identities[0].credentialSecret: is not namespace/name; write it like flux-system/flux-system"}},
@@ -368,6 +431,11 @@ func TestErrors(t *testing.T) {
 					`azure.workload.identity/use: "true" where the workload identity webhook runs, which sets it`,
 				"4: identities[0].tokenFile: is missing, and AZURE_FEDERATED_TOKEN_FILE is not set; write it, or label the pod " +
 					`azure.workload.identity/use: "true" where the workload identity webhook runs, which sets it`}},
+		"an account without an annotation": {file: smallest, env: in("AZURE_CLIENT_ID="), want: []string{
+			"4: identities[0].clientID: is missing, and AZURE_CLIENT_ID is not set; write it, or set the annotation " +
+				"azure.workload.identity/client-id of the pod's ServiceAccount: the workload identity webhook saw the pod, and found none"}},
+		"a managed identity of the environment": {file: with("workloadIdentity", "managedIdentity"), env: in("AZURE_CLIENT_ID=x"), want: []string{
+			`4: identities[0].clientID: AZURE_CLIENT_ID "x" is no client id; write the GUID of the application or managed identity`}},
 		"a client secret without tenant and client": {
 			file: with(typeLine, "    type: clientSecret\n    credentialSecret: a/b\n"), env: in("AZURE_TENANT_ID=", "AZURE_CLIENT_ID="),
 			want: []string{
@@ -487,7 +555,7 @@ func TestErrors(t *testing.T) {
 			file: with("kind: Config", "kind: Confg", typeLine, "    type: x\n", lastLine, "    identity: y\n    creat: true\n") +
 				"refresh: {jitter: 1}\n", want: []string{
 				`2: kind: is "Confg"; this version reads Config`,
-				`5: identities[0].type: "x" is not known; known here: workloadIdentity, clientSecret`,
+				`5: identities[0].type: "x" is not known; known here: workloadIdentity, managedIdentity, clientSecret, clientCertificate, azureCLI`,
 				`8: targets[0].identity: there is no identity "y"; known here: repos`,
 				"9: targets[0].creat: is not a known field; did you mean create?",
 				"10: refresh.jitter: is 1; write a number from 0 to 0.5"}},
@@ -508,16 +576,6 @@ func TestErrors(t *testing.T) {
 func TestNotBuilt(t *testing.T) {
 	t.Parallel()
 	tests := map[string]struct{ file, want string }{
-		"managedIdentity": {with("workloadIdentity", "managedIdentity"),
-			"5: identities[0].type: managedIdentity is not built in this version; use workloadIdentity or clientSecret"},
-		"clientCertificate": {with("workloadIdentity", "clientCertificate"),
-			"5: identities[0].type: clientCertificate is not built in this version; use workloadIdentity or clientSecret"},
-		"azureCLI": {with("workloadIdentity", "azureCLI"),
-			"5: identities[0].type: azureCLI is not built in this version; use workloadIdentity or clientSecret"},
-		"serviceAccount": {with(typeLine, typeLine+"    serviceAccount: team-a/repos\n"),
-			"6: identities[0].serviceAccount: is not built in this version; leave it out: the pod's own account is used"},
-		"resourceID": {with(typeLine, typeLine+"    resourceID: /subscriptions/x\n"),
-			"6: identities[0].resourceID: is not built in this version; leave it out and name the identity by clientID"},
 		"clientName": {smallest + "events:\n  senders: [{name: flux, clientName: flux, namespaces: [\"*\"]}]\n",
 			"10: events.senders[0].clientName: is not built in this version; write hmacKeyFile or bearerTokenFile"},
 		"clientCAFile": {smallest + "events:\n  tls: {certFile: /crt, keyFile: /key, clientCAFile: /ca.crt}\n",
@@ -621,6 +679,28 @@ func TestPrecedence(t *testing.T) {
 			with(typeLine, typeLine+"    cloud: AzurePublic\n"), in("AZURE_AUTHORITY_HOST=nonsense"), fromEnv},
 		"a client secret takes tenant and client too": {secret(""), in("AZURE_FEDERATED_TOKEN_FILE="),
 			change(func(w *want) { w.TokenFile = "" })},
+		"a certificate takes tenant and client too": {
+			with(typeLine, "    type: clientCertificate\n    credentialSecret: a/b\n"), in("AZURE_FEDERATED_TOKEN_FILE="),
+			change(func(w *want) { w.TokenFile = "" })},
+		"a ServiceAccount's annotations over the environment": {with(typeLine, typeLine+"    serviceAccount: a/b\n"), in(),
+			change(func(w *want) { w.Tenant, w.Client, w.TokenFile = "", "", "" })},
+		"fields over a ServiceAccount's annotations": {
+			with(typeLine, typeLine+"    serviceAccount: a/b\n    tenantID: "+other+"\n    clientID: "+other+"\n"), in(),
+			change(func(w *want) { w.Tenant, w.Client, w.TokenFile = other, other, "" })},
+		"a ServiceAccount in another cloud": {
+			with(typeLine, typeLine+"    serviceAccount: a/b\n"), in("AZURE_AUTHORITY_HOST=https://login.microsoftonline.us"),
+			want{"", "", "https://login.microsoftonline.us/", "", "flux-system/flux-token-refresher"}},
+		"a managed identity takes the client": {with("workloadIdentity", "managedIdentity"), in(),
+			change(func(w *want) { w.Tenant, w.Authority, w.TokenFile = "", "", "" })},
+		"a managed identity of the machine": {with("workloadIdentity", "managedIdentity"), in("AZURE_CLIENT_ID="),
+			change(func(w *want) { w.Tenant, w.Client, w.Authority, w.TokenFile = "", "", "", "" })},
+		"a managed identity by its resource": {
+			with(typeLine, "    type: managedIdentity\n    resourceID: "+resource+"\n"), in(),
+			change(func(w *want) { w.Tenant, w.Client, w.Authority, w.TokenFile = "", "", "", "" })},
+		"az takes the tenant": {with("workloadIdentity", "azureCLI"), in(),
+			change(func(w *want) { w.Client, w.Authority, w.TokenFile = "", "", "" })},
+		"az without a tenant": {with("workloadIdentity", "azureCLI"), in("AZURE_TENANT_ID="),
+			change(func(w *want) { w.Tenant, w.Client, w.Authority, w.TokenFile = "", "", "", "" })},
 		"the namespace of the pod": {smallest, in("POD_NAMESPACE=tokens"), change(func(w *want) { w.Lease = "tokens/flux-token-refresher" })},
 	}
 	for name, test := range tests {
@@ -674,7 +754,9 @@ func TestConfigHash(t *testing.T) {
 			secretLine, "  - secret: a/b\n") + "refresh: {jitter: 0}\n",
 		"who is asked and who asks": with(lastLine, lastLine+"    verify: never\n") +
 			"refresh: {verifyHosts: [a.example], verifyCAFile: /ca}\nevents: {senders: [{name: a, hmacKeyFile: /k}]}\n",
-		"another proof": with(typeLine, "    type: clientSecret\n    credentialSecret: a/b\n"),
+		"another proof":  with(typeLine, "    type: clientSecret\n    credentialSecret: a/b\n"),
+		"a third proof":  with(typeLine, "    type: clientCertificate\n    credentialSecret: a/b\n"),
+		"a fourth proof": with(typeLine, typeLine+"    serviceAccount: a/b\n    tenantID: "+tenant+"\n    clientID: "+client+"\n"),
 	}
 	for name, file := range same {
 		if got := hash(file); got != pinned {
@@ -690,6 +772,14 @@ func TestConfigHash(t *testing.T) {
 		hash(smallest, "AZURE_TENANT_ID="+other),
 		hash(smallest, "AZURE_CLIENT_ID="+other),
 		hash(smallest, "AZURE_AUTHORITY_HOST=https://a.example"),
+		hash(with(typeLine, typeLine+"    serviceAccount: a/b\n")),
+		hash(with(typeLine, typeLine+"    serviceAccount: a/c\n")),
+		hash(with(typeLine, typeLine+"    serviceAccount: a/b\n    clientID: "+other+"\n")),
+		hash(with("workloadIdentity", "managedIdentity")),
+		hash(with("workloadIdentity", "managedIdentity"), "AZURE_CLIENT_ID="),
+		hash(with(typeLine, "    type: managedIdentity\n    resourceID: "+resource+"\n")),
+		hash(with("workloadIdentity", "azureCLI")),
+		hash(with("workloadIdentity", "azureCLI"), "AZURE_TENANT_ID="),
 		hash(with(lastLine, lastLine+"    scope: x/.default\n")),
 		hash(with(lastLine, lastLine+"    format: basicAuth\n")),
 		hash(with(lastLine, lastLine+"    format: basicAuth\n    username: x\n")),

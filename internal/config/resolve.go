@@ -3,37 +3,20 @@ package config
 // What follows from a file that could be read: references, ranges, and what the environment adds.
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"maps"
 	"net"
-	"net/url"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore/cloud"
 	"k8s.io/apimachinery/pkg/util/validation"
 
 	"flux-token-refresher/refresh"
+	"flux-token-refresher/refresh/azure"
 	"flux-token-refresher/refresh/gitremote"
 	"flux-token-refresher/refresh/secret"
-)
-
-// clouds are the authorities of Microsoft's clouds.
-var clouds = map[string]string{
-	"AzurePublic":     cloud.AzurePublic.ActiveDirectoryAuthorityHost,
-	"AzureChina":      cloud.AzureChina.ActiveDirectoryAuthorityHost,
-	"AzureGovernment": cloud.AzureGovernment.ActiveDirectoryAuthorityHost,
-}
-
-var (
-	guid   = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`)
-	domain = regexp.MustCompile(`^[0-9a-zA-Z-]+(\.[0-9a-zA-Z-]+)+$`)
 )
 
 type resolver struct {
@@ -65,90 +48,15 @@ func (r *resolver) constant(path, value, want string) {
 	}
 }
 
-func (r *resolver) identities() []Identity {
-	r.notEmpty("identities", r.file.Identities == nil, len(r.file.Identities))
-	out := make([]Identity, len(r.file.Identities))
-	first := map[string]string{}
-	for i, in := range r.file.Identities {
-		at := fmt.Sprintf("identities[%d]", i)
-		if r.required(at+".name", "give the identity a name that targets refer to") && in.Name != "" {
-			r.kubernetes(at+".name", in.Name, validation.IsDNS1123Label(in.Name))
-			r.unique(first, at+".name", in.Name)
-		}
-		out[i] = r.identity(at, in)
-	}
-	return out
-}
-
-func (r *resolver) identity(at string, in identity) Identity {
-	id := Identity{Name: in.Name, Type: IdentityType(in.Type), CAFile: in.CAFile}
-	if !r.oneOf(at+".type", in.Type, "workloadIdentity", "managedIdentity", "clientSecret", "clientCertificate", "azureCLI") {
-		return id
-	}
-	// The webhook speaks for the pod's own workload identity alone.
-	webhook := ""
-	switch id.Type {
-	case WorkloadIdentity:
-		webhook = `, or label the pod azure.workload.identity/use: "true" where the workload identity webhook runs, which sets it`
-		id.TokenFile = r.orEnv(at+".tokenFile", in.TokenFile, "AZURE_FEDERATED_TOKEN_FILE", "write it"+webhook)
-		r.only(at+".credentialSecret", "the type clientSecret")
-	case ClientSecret:
-		r.only(at+".tokenFile", "the type workloadIdentity")
-		if r.required(at+".credentialSecret", "name the Secret with the key clientSecret as namespace/name") {
-			id.CredentialSecret = r.objectName(at+".credentialSecret", in.CredentialSecret)
-		}
-	}
-	id.TenantID = r.orEnv(at+".tenantID", in.TenantID, "AZURE_TENANT_ID", "write it"+webhook)
-	if id.TenantID != "" && !guid.MatchString(id.TenantID) && !domain.MatchString(id.TenantID) {
-		r.failf(at+".tenantID", "%s%s is no tenant; write its id (a GUID) or a domain of it",
-			r.origin(at+".tenantID", "AZURE_TENANT_ID"), quote(id.TenantID))
-	}
-	fromAccount := ""
-	if webhook != "" {
-		fromAccount = " from the annotation azure.workload.identity/client-id of the pod's ServiceAccount"
-	}
-	id.ClientID = r.orEnv(at+".clientID", in.ClientID, "AZURE_CLIENT_ID", "write it"+webhook+fromAccount)
-	if id.ClientID != "" && !guid.MatchString(id.ClientID) {
-		r.failf(at+".clientID", "%s%s is no client id; write the GUID of the application or managed identity",
-			r.origin(at+".clientID", "AZURE_CLIENT_ID"), quote(id.ClientID))
-	}
-	id.AuthorityHost = r.authority(at, in)
-	return id
-}
-
-// authority is the authority of an identity: its authorityHost, or its cloud, or the environment's, or the
-// public cloud's.
-func (r *resolver) authority(at string, in identity) string {
-	const variable = "AZURE_AUTHORITY_HOST"
-	path, value := at+".authorityHost", in.AuthorityHost
-	switch {
-	case r.set(path) && r.set(at+".cloud"):
-		r.failf(at+".cloud", "stands beside authorityHost; keep one of the two")
-	case r.set(at + ".cloud"):
-		r.oneOf(at+".cloud", in.Cloud, "AzurePublic", "AzureChina", "AzureGovernment")
-		return clouds[in.Cloud]
-	case !r.set(path):
-		value = r.getenv(variable)
-	}
-	if value == "" {
-		return clouds["AzurePublic"]
-	}
-	// The address is not shown: it could hold a password.
-	u, err := url.Parse(value)
-	if err != nil || u.Scheme != "https" || u.Hostname() == "" || strings.TrimSuffix(value[len("https://"):], "/") != u.Host {
-		r.failf(path, "%sis not the https address of a host; write it like %s", r.origin(path, variable), clouds["AzurePublic"])
-		return ""
-	}
-	return "https://" + strings.ToLower(u.Host) + "/"
-}
-
-func (r *resolver) targets(identities []Identity) []refresh.Target {
+func (r *resolver) targets(identities []azure.Identity) []refresh.Target {
 	r.notEmpty("targets", r.file.Targets == nil, len(r.file.Targets))
-	byName := map[string]Identity{}
+	byName := map[string]azure.Identity{}
 	var names []string
 	credential := map[refresh.Name]string{}
 	for _, id := range identities {
-		credential[id.CredentialSecret] = id.Name
+		if id.CredentialSecret != (refresh.Name{}) {
+			credential[id.CredentialSecret] = id.Name
+		}
 		if id.Name != "" {
 			byName[id.Name] = id
 			names = append(names, id.Name)
@@ -242,28 +150,6 @@ func (r *resolver) labels(at string, in target) {
 			r.failf(path, "is set by flux-token-refresher itself; leave it out")
 		}
 	}
-}
-
-// configHash is refresh.Target's ConfigHash. JSON keeps its parts apart, so that two configurations that differ
-// have different texts.
-func configHash(id Identity, in target) string {
-	content := struct {
-		Tenant, Client, Authority, Scope, Format string
-		Username                                 string            `json:",omitempty"`
-		Template                                 map[string]string `json:",omitempty"`
-	}{
-		Tenant: id.TenantID, Client: id.ClientID, Authority: id.AuthorityHost,
-		Scope: in.Scope, Format: in.Format, Template: in.Template,
-	}
-	if in.Format == "basicAuth" {
-		content.Username = in.Username
-	}
-	text, err := json.Marshal(content)
-	if err != nil {
-		panic(err) // strings always marshal
-	}
-	sum := sha256.Sum256(text)
-	return hex.EncodeToString(sum[:8])
 }
 
 func (r *resolver) policy() refresh.Policy {
@@ -367,16 +253,21 @@ func (r *resolver) getenv(name string) string {
 	return r.env(name)
 }
 
-// orEnv is a field's value, or the environment's.
-func (r *resolver) orEnv(path, value, variable, right string) string {
+// elseEnv is a field's value, or the environment's.
+func (r *resolver) elseEnv(path, value, variable string) string {
 	if r.set(path) {
 		return value
 	}
-	value = r.getenv(variable)
-	if value == "" && r.env != nil {
+	return r.getenv(variable)
+}
+
+// orEnv is elseEnv of what has to be somewhere.
+func (r *resolver) orEnv(path, value, variable, right string) string {
+	out := r.elseEnv(path, value, variable)
+	if out == "" && r.env != nil && !r.set(path) {
 		r.failf(path, "is missing, and %s is not set; %s", variable, right)
 	}
-	return value
+	return out
 }
 
 // origin names the variable that a value came from, where the file did not say it.

@@ -125,11 +125,6 @@ func (h *health) setDefaults() { h.Address = ":8081" }
 // notBuilt are the parts of the schema that this version rejects, each with what to do instead: a field, by its
 // path without indexes, or a value of a field.
 var notBuilt = map[string]string{
-	"identities[].type=managedIdentity":   "use workloadIdentity or clientSecret",
-	"identities[].type=clientCertificate": "use workloadIdentity or clientSecret",
-	"identities[].type=azureCLI":          "use workloadIdentity or clientSecret",
-	"identities[].serviceAccount":         "leave it out: the pod's own account is used",
-	"identities[].resourceID":             "leave it out and name the identity by clientID",
-	"events.tls.clientCAFile":             "leave it out: a sender proves who it is by an HMAC or a bearer token",
-	"events.senders[].clientName":         "write hmacKeyFile or bearerTokenFile",
+	"events.tls.clientCAFile":     "leave it out: a sender proves who it is by an HMAC or a bearer token",
+	"events.senders[].clientName": "write hmacKeyFile or bearerTokenFile",
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -106,9 +107,7 @@ func TestTransport(t *testing.T) {
 			want := map[string]string{
 				"http.request.method": "PATCH", "url.full": c.url + "/a/path", "server.address": u.Hostname(), "server.port": u.Port(), "network.protocol.version": "1.1",
 			}
-			for key, value := range test.attributes {
-				want[key] = value
-			}
+			maps.Copy(want, test.attributes)
 			got := map[string]string{}
 			for _, a := range span.Attributes() {
 				got[string(a.Key)] = a.Value.String()

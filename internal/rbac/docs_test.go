@@ -20,11 +20,14 @@ func TestDocumentedRights(t *testing.T) {
 		"each target":                 {"a-target", "created"},
 		"targets with `create: true`": {"created"},
 		"each `credentialSecret`":     {"credential"},
+		"each `serviceAccount`":       {"account"},
 		"the Lease":                   {"lease"},
 		"any":                         nil,
 	}
 	c := parse(t, `
-identities: [{name: id, type: clientSecret, credentialSecret: tokens/credential}]
+identities:
+  - {name: id, type: clientSecret, credentialSecret: tokens/credential}
+  - {name: account, type: workloadIdentity, serviceAccount: tokens/account}
 targets: [{secret: tokens/a-target, identity: id}, {secret: tokens/created, identity: id, create: true}]
 election: {lease: tokens/lease}`)
 	var want []string

@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"flux-token-refresher/internal/config"
+	"flux-token-refresher/refresh"
 )
 
 // Objects gives what account needs to do what c says: for each namespace, in the order of their names, a Role and its
@@ -64,9 +65,10 @@ var sources = []struct {
 
 // need is what is done in one namespace, by the names of objects.
 type need struct {
-	// kept are the Secrets of targets; created those of them that may be created; read the credentials.
-	kept, created, read []string
-	lease               string
+	// kept are the Secrets of targets; created those of them that may be created; read the credentials; accounts the
+	// ServiceAccounts whose tokens are exchanged.
+	kept, created, read, accounts []string
+	lease                         string
 }
 
 func needs(c *config.Config, account types.NamespacedName) map[string]*need {
@@ -85,9 +87,13 @@ func needs(c *config.Config, account types.NamespacedName) map[string]*need {
 		}
 	}
 	for _, id := range c.Identities {
-		if id.Type == config.ClientSecret {
-			n := in(id.CredentialSecret.Namespace)
-			n.read = append(n.read, id.CredentialSecret.Name)
+		if s := id.CredentialSecret; s != (refresh.Name{}) {
+			n := in(s.Namespace)
+			n.read = append(n.read, s.Name)
+		}
+		if a := id.ServiceAccount; a != (refresh.Name{}) {
+			n := in(a.Namespace)
+			n.accounts = append(n.accounts, a.Name)
 		}
 	}
 	lease := c.Election.Lease
@@ -102,8 +108,7 @@ func needs(c *config.Config, account types.NamespacedName) map[string]*need {
 func (n *need) rules() []rbacv1.PolicyRule {
 	var out []rbacv1.PolicyRule
 	named := func(group, resource string, names []string, verbs ...string) {
-		slices.Sort(names)
-		if names = slices.Compact(names); len(names) > 0 {
+		if names := slices.Compact(slices.Sorted(slices.Values(names))); len(names) > 0 {
 			out = append(out, rbacv1.PolicyRule{
 				APIGroups: []string{group}, Resources: []string{resource}, ResourceNames: names, Verbs: verbs,
 			})
@@ -119,6 +124,9 @@ func (n *need) rules() []rbacv1.PolicyRule {
 	// Creating by server-side apply is authorized by name too, unlike by POST; it needs patch as well.
 	named("", "secrets", n.created, "create")
 	named("", "secrets", n.read, "get")
+	// Their annotations say who they are in Entra. RBAC cannot limit what a token is for.
+	named("", "serviceaccounts", n.accounts, "get")
+	named("", "serviceaccounts/token", n.accounts, "create")
 	if len(n.kept) > 0 {
 		// What happened to a Secret is told beside it. An Event's name is not known before.
 		all("", []string{"events"}, "create", "patch")

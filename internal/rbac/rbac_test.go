@@ -50,21 +50,31 @@ targets: [{secret: tokens/pull, identity: repos}]`,
 				"[create] [coordination.k8s.io] [leases] []",
 			}},
 		},
-		"namespaces, creation, a credential that two identities share, and a Lease elsewhere": {
+		"namespaces, creation, credentials and accounts that two identities share, and a Lease elsewhere": {
 			config: `
 identities:
   - {name: repos, type: workloadIdentity}
   - {name: a, type: clientSecret, credentialSecret: credentials/one}
   - {name: b, type: clientSecret, credentialSecret: credentials/one}
-  - {name: c, type: clientSecret, credentialSecret: team-a/two}
+  - {name: c, type: clientCertificate, credentialSecret: team-a/two}
+  - {name: d, type: workloadIdentity, serviceAccount: accounts/repos}
+  - {name: e, type: workloadIdentity, serviceAccount: accounts/repos}
+  - {name: f, type: workloadIdentity, serviceAccount: credentials/other}
+  - {name: g, type: managedIdentity}
 targets:
   - {secret: team-b/push, identity: a, create: true}
   - {secret: team-a/push, identity: b, create: true}
   - {secret: team-a/pull, identity: repos}
 election: {lease: leases/leader}`,
 			want: map[string][]string{
+				"accounts": {
+					"[get] [] [serviceaccounts] [repos]",
+					"[create] [] [serviceaccounts/token] [repos]",
+				},
 				"credentials": {
 					"[get] [] [secrets] [one]",
+					"[get] [] [serviceaccounts] [other]",
+					"[create] [] [serviceaccounts/token] [other]",
 				},
 				"leases": {
 					"[get watch update] [coordination.k8s.io] [leases] [leader]",

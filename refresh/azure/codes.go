@@ -52,8 +52,8 @@ var entraCodes = map[int]meaning{
 		"compare the node's clock, and whether the kubelet renews the token file"},
 
 	// The secret or the certificate.
-	7000215: {refresh.Misconfigured, "the client secret of application {client} is wrong; it takes the secret's value, not its id"},
-	7000222: {refresh.Misconfigured, "the client secret of application {client} has expired; create another one"},
+	7000215: {refresh.Misconfigured, "the client secret of application {client}, in Secret {secret}, is wrong; it takes the secret's value, not its id"},
+	7000222: {refresh.Misconfigured, "the client secret of application {client}, in Secret {secret}, has expired; create another one and put it there"},
 	700027:  {refresh.Misconfigured, "application {client} does not know the key that signed the assertion"},
 
 	// Entra itself.
@@ -63,6 +63,12 @@ var entraCodes = map[int]meaning{
 	90033: {refresh.Unavailable, outage},
 	50196: {refresh.Throttled, busy},
 	90055: {refresh.Throttled, busy},
+}
+
+// certificateCodes are those of entraCodes that a certificate lets say more.
+var certificateCodes = map[int]meaning{
+	700027: {refresh.Misconfigured, "application {client} does not take the certificate in Secret {secret}: {certificate}; " +
+		"add it to the application, or put one there that the application has"},
 }
 
 // oauthErrors are the values of "error" (RFC 6749 section 5.2, and Entra's own), for codes that are not above.

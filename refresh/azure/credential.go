@@ -20,72 +20,124 @@ import (
 // private clouds, and the aliases that it gives serve a cache that is thrown away.
 const skipInstanceDiscovery = true
 
-// Credential is a WorkloadIdentity or a ClientSecret.
-type Credential interface {
-	// open reads the proof and wraps it in a new credential of azidentity. The claims are those of an assertion, for
-	// what is told about a failure. Errors are *refresh.Error.
-	open(ctx context.Context, id Identity, options azcore.ClientOptions) (azcore.TokenCredential, claims, error)
-}
-
-// WorkloadIdentity proves an identity with a Kubernetes ServiceAccount token that Entra trusts through a
-// federated credential.
-type WorkloadIdentity struct {
-	// TokenFile holds the ServiceAccount token, which the kubelet renews; it is read at each mint.
-	TokenFile string
-}
-
-func (w WorkloadIdentity) open(_ context.Context, id Identity, options azcore.ClientOptions) (azcore.TokenCredential, claims, error) {
-	content, err := os.ReadFile(w.TokenFile)
-	if err != nil {
-		return nil, claims{}, id.fail(refresh.Misconfigured, fmt.Sprintf("the federated token file cannot be read: %v; "+
-			`a pod has one when it carries the label azure.workload.identity/use: "true"`, err))
+// open reads the proof of a.id anew and wraps it in a new credential of azidentity. It notes in a what the proof says of
+// itself, for what is told about a failure. Errors are *refresh.Error.
+func (m minter) open(ctx context.Context, a *attempt, options azcore.ClientOptions) (azcore.TokenCredential, error) {
+	switch a.id.Type {
+	case WorkloadIdentity:
+		return m.openWorkloadIdentity(ctx, a, options)
+	case ManagedIdentity:
+		return openManagedIdentity(a, options)
+	case ClientSecret:
+		return m.openSecret(ctx, a, options)
+	case ClientCertificate:
+		return m.openCertificate(ctx, a, options)
+	default:
+		return openAzureCLI(a)
 	}
-	assertion := strings.TrimSpace(string(content))
-	c, err := parseClaims(assertion)
-	if err != nil { // the file may hold anything: nothing that is no token is sent
-		return nil, claims{}, id.fail(refresh.Misconfigured, fmt.Sprintf("%s holds no ServiceAccount token (JWT)", w.TokenFile))
+}
+
+func (m minter) openWorkloadIdentity(ctx context.Context, a *attempt, options azcore.ClientOptions) (azcore.TokenCredential, error) {
+	read := readTokenFile
+	if a.id.TokenFile == "" {
+		read = m.readServiceAccount
+	}
+	assertion, err := read(ctx, a)
+	if err != nil {
+		return nil, err
 	}
 	// Not azidentity's WorkloadIdentityCredential: that reads the file by itself, so that the claims told of a
 	// failure might not be those that were sent, and does not trim it.
-	cred, err := azidentity.NewClientAssertionCredential(id.TenantID, id.ClientID,
+	cred, err := azidentity.NewClientAssertionCredential(a.id.TenantID, a.id.ClientID,
 		func(context.Context) (string, error) { return assertion, nil },
 		&azidentity.ClientAssertionCredentialOptions{ClientOptions: options, DisableInstanceDiscovery: skipInstanceDiscovery})
 	if err != nil {
-		return nil, claims{}, id.unusable()
+		return nil, a.id.unusable()
 	}
-	return cred, c, nil
+	return cred, nil
 }
 
-// ClientSecret proves an identity with a secret of its application.
-type ClientSecret struct {
-	// Read gives the secret's value; white space around it does not count. It is called at each mint and ends with
-	// its context. An error that is no *refresh.Error is not shown to anybody.
-	Read func(context.Context) (string, error)
-}
-
-//nolint:unparam // a secret makes no claims
-func (c ClientSecret) open(ctx context.Context, id Identity, options azcore.ClientOptions) (azcore.TokenCredential, claims, error) {
-	value, err := c.Read(ctx)
+func readTokenFile(_ context.Context, a *attempt) (string, error) {
+	content, err := os.ReadFile(a.id.TokenFile)
 	if err != nil {
-		var known *refresh.Error
-		switch {
-		case errors.As(err, &known):
-			return nil, claims{}, known
-		case ctx.Err() != nil:
-			return nil, claims{}, id.fail(refresh.Unavailable, "the client secret could not be read in time")
+		return "", a.id.fail(refresh.Misconfigured, fmt.Sprintf("the federated token file cannot be read: %v; "+
+			`a pod has one when it carries the label azure.workload.identity/use: "true"`, err))
+	}
+	assertion := strings.TrimSpace(string(content))
+	if a.claims, err = parseClaims(assertion); err != nil { // the file may hold anything: nothing that is no token is sent
+		return "", a.id.fail(refresh.Misconfigured, fmt.Sprintf("%s holds no ServiceAccount token (JWT)", a.id.TokenFile))
+	}
+	return assertion, nil
+}
+
+// readServiceAccount also takes tenant and client from the account's annotations, where the identity does not say them.
+func (m minter) readServiceAccount(ctx context.Context, a *attempt) (string, error) {
+	name := a.id.ServiceAccount
+	account, err := m.cluster.ServiceAccount(ctx, name, TokenExchange)
+	if err != nil {
+		return "", a.id.unread(ctx, "ServiceAccount "+name.String(), err)
+	}
+	for _, take := range []struct {
+		field                    *string
+		value, annotation, right string
+	}{
+		{&a.id.ClientID, account.ClientID, "azure.workload.identity/client-id", "clientID"},
+		{&a.id.TenantID, account.TenantID, "azure.workload.identity/tenant-id", "tenantID"},
+	} {
+		if *take.field != "" {
+			continue
 		}
-		return nil, claims{}, id.fail(refresh.Misconfigured, "the client secret cannot be read")
+		if take.value == "" {
+			return "", a.id.fail(refresh.Misconfigured, fmt.Sprintf("ServiceAccount %s has no annotation %s; annotate it, or write %s",
+				name, take.annotation, take.right))
+		}
+		*take.field = take.value
 	}
-	value = strings.TrimSpace(value)
-	if value == "" {
-		return nil, claims{}, id.fail(refresh.Misconfigured, "the client secret is empty")
+	if a.claims, err = parseClaims(account.Token); err != nil {
+		return "", a.id.fail(refresh.Unavailable, fmt.Sprintf("the API server gave no token (JWT) of ServiceAccount %s", name))
 	}
-	cred, err := azidentity.NewClientSecretCredential(id.TenantID, id.ClientID, value,
+	return account.Token, nil
+}
+
+func (m minter) openSecret(ctx context.Context, a *attempt, options azcore.ClientOptions) (azcore.TokenCredential, error) {
+	values, err := m.readSecret(ctx, a, "clientSecret")
+	if err != nil {
+		return nil, err
+	}
+	cred, err := azidentity.NewClientSecretCredential(a.id.TenantID, a.id.ClientID, values[0],
 		&azidentity.ClientSecretCredentialOptions{ClientOptions: options, DisableInstanceDiscovery: skipInstanceDiscovery})
 	if err != nil {
-		return nil, claims{}, id.unusable()
+		return nil, a.id.unusable()
 	}
-	return cred, claims{}, nil
+	return cred, nil
+}
+
+// readSecret gives what stands in keys of the CredentialSecret; white space around it does not count.
+func (m minter) readSecret(ctx context.Context, a *attempt, keys ...string) ([]string, error) {
+	name := a.id.CredentialSecret
+	values, err := m.cluster.Secret(ctx, name, keys...)
+	if err != nil {
+		return nil, a.id.unread(ctx, "Secret "+name.String(), err)
+	}
+	for i := range values {
+		if values[i] = strings.TrimSpace(values[i]); values[i] == "" {
+			return nil, a.id.fail(refresh.Misconfigured, fmt.Sprintf("%s of Secret %s is empty", keys[i], name))
+		}
+	}
+	return values, nil
+}
+
+// unread is for a proof that the Cluster does not give.
+func (id Identity) unread(ctx context.Context, what string, err error) *refresh.Error {
+	if known, ok := errors.AsType[*refresh.Error](err); ok {
+		failure := id.fail(known.Class, known.Text)
+		failure.Code, failure.RetryAfter = known.Code, known.RetryAfter
+		return failure
+	}
+	if ctx.Err() != nil {
+		return id.fail(refresh.Unavailable, what+" could not be read in time")
+	}
+	return id.fail(refresh.Misconfigured, what+" cannot be read")
 }
 
 // unusable is for what azidentity refuses before it asks anybody; its reasons are all about the form of these.

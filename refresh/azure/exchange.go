@@ -4,11 +4,13 @@ package azure
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 
@@ -32,12 +34,20 @@ type exchange struct {
 	body   []byte
 }
 
+type dialer func(ctx context.Context, network, address string) (net.Conn, error)
+
 // newExchange takes proxies from the environment and CA certificates from the system and the identity's CAFile. It
 // speaks HTTP/1.1: two requests need no more, and GODEBUG=http2debug would print the frames that carry the proof.
-func newExchange(id Identity) (*exchange, error) {
+func newExchange(id Identity, dial dialer) (*exchange, error) {
 	transport := &http.Transport{
+		DialContext:     dial,
 		Proxy:           http.ProxyFromEnvironment,
 		TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12},
+	}
+	if id.Type == ManagedIdentity {
+		// The endpoint is the machine's own, over plain HTTP: a proxy would be asked for its own machine's identity, and read
+		// the token.
+		transport.Proxy = nil
 	}
 	if id.CAFile != "" {
 		pem, err := os.ReadFile(id.CAFile)

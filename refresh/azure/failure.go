@@ -5,6 +5,7 @@ package azure
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -28,16 +29,21 @@ var uuid = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{1
 type attempt struct {
 	id      Identity
 	scope   string
-	claims  claims
 	timeout time.Duration
+
+	claims      claims            // of an assertion
+	certificate *x509.Certificate // that signed
+	host        string            // that was asked
 }
 
-func (a attempt) sentence(remedy string) string {
+func (a *attempt) sentence(remedy string) string {
 	return strings.NewReplacer(
 		"{tenant}", shown(a.id.TenantID), "{client}", shown(a.id.ClientID),
 		"{authority}", shown(a.id.host()), "{scope}", shown(a.scope),
 		"{issuer}", shown(a.claims.issuer), "{subject}", shown(a.claims.subject), "{audience}", shown(a.claims.audience),
 		"{notBefore}", shown(a.claims.notBefore), "{expires}", shown(a.claims.expires),
+		"{secret}", a.id.CredentialSecret.String(), "{certificate}", describeCertificate(a.certificate, time.Now()),
+		"{managed}", a.id.managedName(), "{endpoint}", shown(a.host),
 	).Replace(remedy)
 }
 
@@ -47,7 +53,8 @@ func (id Identity) fail(class refresh.Class, text string) *refresh.Error {
 
 // failure tells why there is no token. It says nothing that it does not recognize: of the answer come the
 // numbers of the status and of error_codes, and ids that are UUIDs.
-func (x *exchange) failure(ctx context.Context, a attempt) *refresh.Error {
+func (x *exchange) failure(ctx context.Context, a *attempt) *refresh.Error {
+	a.host = x.host
 	if x.err != nil {
 		return x.unreachable(ctx, a)
 	}
@@ -59,13 +66,17 @@ func (x *exchange) failure(ctx context.Context, a attempt) *refresh.Error {
 		Codes         []int  `json:"error_codes"`
 		TraceID       string `json:"trace_id"`
 		CorrelationID string `json:"correlation_id"`
+		Correlation   string `json:"correlationId"` // the App Service form's
 	}
 	_ = json.Unmarshal(x.body, &said) // what does not parse says nothing
 
-	code, m := x.classify(said.Error, said.Codes)
+	code, m := x.classify(a.id, said.Error, said.Codes)
 	text := a.sentence(m.remedy)
-	if uuid.MatchString(said.TraceID) && uuid.MatchString(said.CorrelationID) {
+	switch {
+	case uuid.MatchString(said.TraceID) && uuid.MatchString(said.CorrelationID):
 		text += fmt.Sprintf(" (trace id %s, correlation id %s)", said.TraceID, said.CorrelationID)
+	case uuid.MatchString(said.Correlation):
+		text += fmt.Sprintf(" (correlation id %s)", said.Correlation)
 	}
 	failure := a.id.fail(m.class, text)
 	failure.Code = code
@@ -73,38 +84,85 @@ func (x *exchange) failure(ctx context.Context, a attempt) *refresh.Error {
 	return failure
 }
 
+// words are what a sentence calls those who are asked, and what it advises.
+type words struct {
+	asked   string
+	full    string // they have enough requests
+	wrong   string // they answered what nobody would who is asked
+	orProxy string // who else may not have been reached
+	mute    string // they did not answer
+}
+
+var entraWords = words{
+	asked: "{authority}", full: busy, wrong: "correct authorityHost, or the proxy",
+	orProxy: " or the proxy to it", mute: "is there a way out to it, or a proxy?",
+}
+
+var endpointWords = words{
+	asked: "{endpoint}", full: "{endpoint} takes no more requests for now", wrong: "is it the endpoint of managed identities?",
+	mute: "does it run on a machine in Azure, and does a NetworkPolicy let it out to there?",
+}
+
+func (id Identity) words() words {
+	if id.Type == ManagedIdentity {
+		return endpointWords
+	}
+	return entraWords
+}
+
 // classify goes by the HTTP status, then by error_codes and the OAuth error.
-func (x *exchange) classify(oauth string, numbers []int) (code string, m meaning) {
-	status := strings.TrimSpace(fmt.Sprintf("%d %s", x.status, http.StatusText(x.status)))
-	code, byCode, known := entraCode(numbers)
+func (x *exchange) classify(id Identity, oauth string, numbers []int) (code string, m meaning) {
+	say, status := id.words(), strings.TrimSpace(fmt.Sprintf("%d %s", x.status, http.StatusText(x.status)))
+	code, m, known := entraCode(numbers, id.codes(), entraCodes)
 	if code == "" {
 		code = strconv.Itoa(x.status)
 	}
-	byOAuth, knownOAuth := oauthErrors[oauth]
+	switch {
+	case known:
+	case id.Type != ManagedIdentity:
+		m, known = oauthErrors[oauth]
+	case oauth == "invalid_resource":
+		m, known = meaning{refresh.Misconfigured, unknownResource}, true
+	default:
+		m, known = endpointAnswers[x.status]
+	}
 	switch {
 	case x.status == http.StatusTooManyRequests:
-		return code, meaning{refresh.Throttled, busy}
+		return code, meaning{refresh.Throttled, say.full}
 	case x.status >= 500 || x.status == http.StatusRequestTimeout:
-		return code, meaning{refresh.Unavailable, "{authority} answered " + status}
+		return code, meaning{refresh.Unavailable, say.asked + " answered " + status}
 	case x.status >= 400 && known:
-		return code, byCode
-	case x.status >= 400 && knownOAuth:
-		return code, byOAuth
+		return code, m
 	case x.status >= 300:
-		return code, meaning{refresh.Misconfigured, "{authority} answered " + status + "; correct authorityHost, or the proxy"}
+		return code, meaning{refresh.Misconfigured, say.asked + " answered " + status + "; " + say.wrong}
 	default:
-		return code, meaning{refresh.Unavailable, "{authority} answered " + status + " without a token; is something between?"}
+		return code, meaning{refresh.Unavailable, say.asked + " answered " + status + " without a token; is something between?"}
 	}
 }
 
-// entraCode gives the first code that is known, else the first one; "" is none.
-func entraCode(numbers []int) (code string, m meaning, known bool) {
+// codes are the meanings of error_codes that are particular to the identity's type.
+func (id Identity) codes() map[int]meaning {
+	switch id.Type {
+	case ManagedIdentity:
+		return endpointCodes
+	case ClientCertificate:
+		return certificateCodes
+	default:
+		return nil
+	}
+}
+
+// entraCode gives the first code that one of the tables knows, else the first one; "" is none. A code means what the first table
+// says that has it.
+func entraCode(numbers []int, tables ...map[int]meaning) (code string, m meaning, known bool) {
 	for _, n := range numbers {
 		if n <= 0 || n > 99_999_999 {
 			continue
 		}
-		if m, known := entraCodes[n]; known {
-			return fmt.Sprintf("AADSTS%d", n), m, true
+		for _, table := range tables {
+			if m, known := table[n]; known {
+				return fmt.Sprintf("AADSTS%d", n), m, true
+			}
 		}
 		if code == "" {
 			code = fmt.Sprintf("AADSTS%d", n)
@@ -114,8 +172,8 @@ func entraCode(numbers []int) (code string, m meaning, known bool) {
 }
 
 // unreachable is for requests without an answer. The network's own words stay inside, but for the errno.
-func (x *exchange) unreachable(ctx context.Context, a attempt) *refresh.Error {
-	host := shown(x.host)
+func (x *exchange) unreachable(ctx context.Context, a *attempt) *refresh.Error {
+	host, say := shown(x.host), a.id.words()
 	var dns *net.DNSError
 	var certificate *tls.CertificateVerificationError
 	var errno syscall.Errno
@@ -123,15 +181,15 @@ func (x *exchange) unreachable(ctx context.Context, a attempt) *refresh.Error {
 	case errors.Is(x.err, errTooLong):
 		return a.id.fail(refresh.Unavailable, host+" answered more than a token could be; is something between?")
 	case ctx.Err() != nil:
-		return a.id.fail(refresh.Unavailable, fmt.Sprintf("%s did not answer within %s; is there a way out to it, or a proxy?", host, a.timeout))
+		return a.id.fail(refresh.Unavailable, fmt.Sprintf("%s did not answer within %s; %s", host, a.timeout, say.mute))
 	case errors.As(x.err, &certificate):
 		return a.id.fail(refresh.Misconfigured, "the certificate of "+host+" is not trusted; name its CA in caFile, and compare the node's clock")
 	case errors.As(x.err, &dns):
-		return a.id.fail(refresh.Unavailable, host+" or the proxy to it cannot be resolved; see the cluster's DNS")
+		return a.id.fail(refresh.Unavailable, host+say.orProxy+" cannot be resolved; see the cluster's DNS")
 	case errors.As(x.err, &errno):
-		return a.id.fail(refresh.Unavailable, host+" or the proxy to it cannot be reached: "+errno.Error())
+		return a.id.fail(refresh.Unavailable, host+say.orProxy+" cannot be reached: "+errno.Error())
 	default:
-		return a.id.fail(refresh.Unavailable, host+" or the proxy to it broke the connection")
+		return a.id.fail(refresh.Unavailable, host+say.orProxy+" broke the connection")
 	}
 }
 

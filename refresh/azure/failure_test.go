@@ -3,7 +3,6 @@
 package azure_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -19,7 +18,7 @@ import (
 	"flux-token-refresher/refresh/azure/azuretest"
 )
 
-const federation = "it needs issuer " + issuer + ", subject " + account + ", audience " + azuretest.TokenExchange
+const federation = "it needs issuer " + issuer + ", subject " + podAccount + ", audience " + azuretest.TokenExchange
 
 func TestAnswers(t *testing.T) {
 	t.Parallel()
@@ -138,10 +137,10 @@ func TestMisconfigured(t *testing.T) {
 	}{
 		{"identity", nil, refresh.MintKey{Identity: "nobody"}, refresh.Misconfigured, "", "add it to identities"},
 		{"scope", nil, refresh.MintKey{Identity: "workload", Scope: "https://graph.microsoft.com/.default"}, refresh.Misconfigured, "AADSTS500011", "https://graph.microsoft.com/.default"},
-		{"tenant", func(b *bench) { b.config.Identities[0].TenantID = "3f1c2d90-0000-4000-8000-00000000ffff" }, workload, refresh.Misconfigured, "AADSTS90002", "ffff is not known"},
-		{"tenant malformed", func(b *bench) { b.config.Identities[0].TenantID = "a tenant" }, workload, refresh.Misconfigured, "", "malformed"},
-		{"tenant malformed, with a secret", func(b *bench) { b.config.Identities[1].TenantID = "a tenant" }, bySecret, refresh.Misconfigured, "", "malformed"},
-		{"client", func(b *bench) { b.config.Identities[0].ClientID = "3f1c2d90-0000-4000-8000-00000000ffff" }, workload, refresh.Misconfigured, "AADSTS700016", "ffff is not in tenant"},
+		{"tenant", func(b *bench) { b.identity(workload).TenantID = "3f1c2d90-0000-4000-8000-00000000ffff" }, workload, refresh.Misconfigured, "AADSTS90002", "ffff is not known"},
+		{"tenant malformed", func(b *bench) { b.identity(workload).TenantID = "a tenant" }, workload, refresh.Misconfigured, "", "malformed"},
+		{"tenant malformed, with a secret", func(b *bench) { b.identity(bySecret).TenantID = "a tenant" }, bySecret, refresh.Misconfigured, "", "malformed"},
+		{"client", func(b *bench) { b.identity(workload).ClientID = "3f1c2d90-0000-4000-8000-00000000ffff" }, workload, refresh.Misconfigured, "AADSTS700016", "ffff is not in tenant"},
 		{"subject", func(b *bench) {
 			must(os.WriteFile(b.tokenFile, []byte(b.issuer.Token("system:serviceaccount:a:b", azuretest.TokenExchange, time.Hour)), 0o600))
 		}, workload, refresh.Misconfigured, "AADSTS700213", "subject system:serviceaccount:a:b,"},
@@ -149,15 +148,18 @@ func TestMisconfigured(t *testing.T) {
 			must(os.WriteFile(b.tokenFile, []byte(b.issuer.Token("a\nb"+strings.Repeat("c", 1000), azuretest.TokenExchange, time.Hour)), 0o600))
 		}, workload, refresh.Misconfigured, "AADSTS700213", "subject a?bccc"},
 		{"assertion expired", func(b *bench) {
-			must(os.WriteFile(b.tokenFile, []byte(b.issuer.Token(account, azuretest.TokenExchange, -time.Hour)), 0o600))
+			must(os.WriteFile(b.tokenFile, []byte(b.issuer.Token(podAccount, azuretest.TokenExchange, -time.Hour)), 0o600))
 		}, workload, refresh.Assertion, "AADSTS700024", " to " + time.Now().Add(-time.Hour).UTC().Format("2006-01-02T")},
 		{"no token file", func(b *bench) { must(os.Remove(b.tokenFile)) }, workload, refresh.Misconfigured, "", `azure.workload.identity/use: "true"`},
 		{"another file", func(b *bench) { must(os.WriteFile(b.tokenFile, []byte(secret), 0o600)) }, workload, refresh.Misconfigured, "", "holds no ServiceAccount token"},
-		{"secret wrong", func(b *bench) { b.readSecret = value("a-guess") }, bySecret, refresh.Misconfigured, "AADSTS7000215", "not its id"},
-		{"secret empty", func(b *bench) { b.readSecret = value(" \n") }, bySecret, refresh.Misconfigured, "", "is empty"},
+		{"secret wrong", func(b *bench) { b.cluster.Values["clientSecret"] = "a-guess" }, bySecret, refresh.Misconfigured, "AADSTS7000215", "in Secret tokens/secret, is wrong; it takes the secret's value, not its id"},
+		{"secret expired", func(b *bench) {
+			b.Change(func(c *azuretest.Config) { c.Applications[0].Secrets[0].Expires = time.Now().Add(-time.Hour) })
+		}, bySecret, refresh.Misconfigured, "AADSTS7000222", "in Secret tokens/secret, has expired"},
+		{"secret empty", func(b *bench) { b.cluster.Values["clientSecret"] = " \n" }, bySecret, refresh.Misconfigured, "", "is empty"},
 		{"no CA file", func(b *bench) { must(os.Remove(b.caFile)) }, workload, refresh.Misconfigured, "", "caFile cannot be read"},
 		{"no CA in the file", func(b *bench) { must(os.WriteFile(b.caFile, []byte("PEM?"), 0o600)) }, workload, refresh.Misconfigured, "", "holds no certificate"},
-		{"CA not named", func(b *bench) { b.config.Identities[0].CAFile = "" }, workload, refresh.Misconfigured, "", "name its CA in caFile"},
+		{"CA not named", func(b *bench) { b.identity(workload).CAFile = "" }, workload, refresh.Misconfigured, "", "name its CA in caFile"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -170,17 +172,19 @@ func TestMisconfigured(t *testing.T) {
 	}
 }
 
-func TestUnreadableSecret(t *testing.T) {
+func TestUnreadableProof(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, nil)
-	b.readSecret = func(context.Context) (string, error) { return "", errors.New("the value is " + secret) }
-	if got := b.failure(t, bySecret); got.Class != refresh.Misconfigured || strings.Contains(got.Text, secret) {
-		t.Errorf("an error of anybody's: %+v", got)
-	}
-	own := &refresh.Error{Class: refresh.Unavailable, Code: "503", Text: "identity secret: the Kubernetes API does not answer"}
-	b.readSecret = func(context.Context) (string, error) { return "", own }
-	if got := b.failure(t, bySecret); got != own {
-		t.Errorf("an error that may be shown: %+v", got)
+	for _, key := range []refresh.MintKey{bySecret, byCertificate, account} {
+		b.cluster.err = errors.New("the value is " + secret)
+		if got := b.failure(t, key); got.Class != refresh.Misconfigured || strings.Contains(got.Text, secret) || !strings.HasSuffix(got.Text, " cannot be read") {
+			t.Errorf("an error of anybody's: %+v", got)
+		}
+		b.cluster.err = &refresh.Error{Class: refresh.Throttled, Code: "429", Text: "too many requests", RetryAfter: time.Second}
+		want := refresh.Error{Class: refresh.Throttled, Code: "429", Text: "identity " + key.Identity + ": too many requests", RetryAfter: time.Second}
+		if got := b.failure(t, key); *got != want {
+			t.Errorf("an error that may be shown: %+v", got)
+		}
 	}
 }
 
@@ -209,7 +213,7 @@ func TestNetwork(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			b := newBench(t, func(b *bench) { b.config.Identities[0].AuthorityHost = "https://" + c.host })
+			b := newBench(t, func(b *bench) { b.identity(workload).AuthorityHost = "https://" + c.host })
 			if got := b.failure(t, workload); got.Class != refresh.Unavailable || !strings.Contains(got.Text, c.says) {
 				t.Errorf("%s: %s, want …%s…", got.Class, got.Text, c.says)
 			}
@@ -242,21 +246,17 @@ func TestProofIsReadAnew(t *testing.T) {
 	b.token(t, workload, first.Hash)
 
 	first = b.token(t, bySecret, "")
-	b.readSecret = value("a-guess")
+	b.cluster.Values["clientSecret"] = "a-guess"
 	if _, err := b.source.Token(deadline(t), bySecret, first.Hash); err == nil {
 		t.Error("the new secret was not sent")
 	}
-	b.readSecret = value(secret + "\n")
+	b.cluster.Values["clientSecret"] = secret + "\n"
 	b.token(t, bySecret, first.Hash)
 
 	write(t, b.caFile, string(newBench(t, nil).CA()))
 	if _, err := b.source.Token(deadline(t), workload, b.token(t, workload, "").Hash); err == nil {
 		t.Error("the new CA was not read")
 	}
-}
-
-func value(s string) func(context.Context) (string, error) {
-	return func(context.Context) (string, error) { return s, nil }
 }
 
 func must(err error) {

@@ -93,25 +93,45 @@ func TestNothingLeaks(t *testing.T) {
 		b.config.Timeout = 5 * time.Second
 	})
 	b.Change(func(c *azuretest.Config) { c.Echo = true })
-	assertion, err := os.ReadFile(b.tokenFile)
-	must(err)
-	proofs := []string{secret, string(assertion)}
+	b.endpoint.Change(func(c *azuretest.EndpointConfig) { c.Echo = true })
 
 	var said bytes.Buffer
-	for _, key := range []refresh.MintKey{workload, bySecret} {
+	try := func(key refresh.MintKey) error {
+		ctx, span := tracer.Tracer("test").Start(deadline(t), "token.acquire")
+		defer span.End()
+		_, err := b.source.Token(ctx, key, "")
+		fmt.Fprintf(&said, "%v\n%+v\n%#v\n", err, err, err)
+		return err
+	}
+	ask := func(key refresh.MintKey, next func(...azuretest.Answer)) {
 		for _, answer := range echoes {
-			b.Next(answer)
-			ctx, span := tracer.Tracer("test").Start(deadline(t), "token.acquire")
-			_, err := b.source.Token(ctx, key, "")
-			span.End()
-			if err == nil {
+			next(answer)
+			if try(key) == nil {
 				t.Fatalf("%s: a token after %+v", key, answer)
 			}
-			fmt.Fprintf(&said, "%v\n%+v\n%#v\n", err, err, err)
 		}
 		token := b.token(t, key, "")
-		proofs = append(proofs, token.Reveal())
 		fmt.Fprintf(&said, "%v %+v %#v %d %+v %#v\n", token, token, token, token, b.source, b.source)
+	}
+	for _, key := range byProof {
+		ask(key, b.Next)
+	}
+	ask(managed, b.endpoint.Next)
+	b.az(t, "echo 'AADSTS700082: "+secret+"' >&2; echo '"+secret+"'; exit 1")
+	if try(cli) == nil {
+		t.Error("a token from an az that fails")
+	}
+	for _, broken := range []map[string]string{
+		{"tls.crt": b.certificate.CertificatePEM, "tls.key": strings.ReplaceAll(b.certificate.KeyPEM, "PRIVATE", "SECRET")},
+		{"tls.crt": b.certificate.KeyPEM, "tls.key": b.certificate.CertificatePEM[:200]},
+	} {
+		b.cluster.Values = broken
+		var err error
+		b.source, err = azure.New(b.config)
+		must(err)
+		if try(byCertificate) == nil {
+			t.Error("a token by a broken key")
+		}
 	}
 
 	content, err := json.Marshal(spans.GetSpans())
@@ -129,9 +149,31 @@ func TestNothingLeaks(t *testing.T) {
 	must(reader.Collect(t.Context(), &metrics))
 	fmt.Fprintf(&said, "%+v\n", metrics)
 
+	b.mayNotStandIn(t, said.String(), 5)
+}
+
+// mayNotStandIn looks for everything that proves an identity, and for the tokens, of which there are so many at least.
+func (b *bench) mayNotStandIn(t *testing.T, text string, tokens int) {
+	t.Helper()
+	issued, proofs := b.Tokens(), b.Proofs()
+	// The pod's token, the other account's, the client secret, and an assertion that the certificate signed for each try.
+	if len(issued) < tokens || len(proofs) < 3+len(echoes) {
+		t.Errorf("%d tokens and %d proofs: less was driven than is claimed", len(issued), len(proofs))
+	}
+	_, key, _ := strings.Cut(strings.ReplaceAll(b.certificate.KeyPEM, "\n", ""), "PRIVATE KEY-----")
+	forbidden := map[string]string{
+		"the client secret": secret, "the key": key, "the key's lines": strings.SplitAfterN(b.certificate.KeyPEM, "\n", 2)[1],
+		"the account's token": b.cluster.Account.Token, "IDENTITY_HEADER": identityHeader,
+	}
 	for i, proof := range proofs {
-		if found := leaks(said.String(), proof); len(found) > 0 {
-			t.Errorf("proof %d: %v", i, found)
+		forbidden[fmt.Sprintf("proof %d", i)] = proof
+	}
+	for i, token := range issued {
+		forbidden[fmt.Sprintf("token %d", i)] = token
+	}
+	for name, value := range forbidden {
+		if found := leaks(text, value); len(found) > 0 {
+			t.Errorf("%s: %v", name, found)
 		}
 	}
 }
@@ -141,18 +183,48 @@ const childEnv = "AZURE_TEST_CHILD"
 
 // child is what that process has to know.
 type child struct {
-	URL, CAFile, TokenFile string
-	Asks                   int
+	URL, CAFile, TokenFile, AzTenant string
+	Cluster                          *cluster
+	// IMDS is what stands for it.
+	IMDS string
+	// Keys are what it asks for, each so many times.
+	Keys []refresh.MintKey
+	Asks int
 }
+
+func (b *bench) child(asks int, keys ...refresh.MintKey) child {
+	return child{
+		URL: b.URL(), CAFile: b.caFile, TokenFile: b.tokenFile, AzTenant: b.azTenant, Cluster: b.cluster,
+		IMDS: b.endpoint.Address(), Keys: keys, Asks: asks,
+	}
+}
+
+// start runs it in a process of its own, with more in its environment, and gives all that it wrote.
+func (c child) start(t *testing.T, environment ...string) string {
+	t.Helper()
+	task, err := json.Marshal(c)
+	must(err)
+	exe, err := os.Executable()
+	must(err)
+	cmd := exec.CommandContext(deadline(t), exe)
+	cmd.Env = append(append(os.Environ(), childEnv+"="+string(task)), environment...)
+	said, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, said)
+	}
+	return string(said)
+}
+
+// everybody is one key of each type.
+var everybody = []refresh.MintKey{workload, account, bySecret, byCertificate, managed, cli}
 
 // run asks for a token of each identity, again and again, and prints what becomes of it.
 func (c child) run() {
-	source, err := azure.New(azure.Config{Identities: identities(c.URL, c.CAFile, c.TokenFile,
-		func(context.Context) (string, error) { return secret, nil })})
+	source, err := azure.New(azure.Config{Identities: identities(c.URL, c.CAFile, c.TokenFile, c.AzTenant), Cluster: c.Cluster, Dial: dialer(c.IMDS)})
 	must(err)
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
-	for _, key := range []refresh.MintKey{workload, bySecret} {
+	for _, key := range c.Keys {
 		for range c.Asks {
 			token, err := source.Token(ctx, key, "")
 			fmt.Fprintln(os.Stdout, key, token, err)
@@ -165,29 +237,24 @@ func TestNothingIsLogged(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, nil)
 	b.Change(func(c *azuretest.Config) { c.Echo = true })
+	b.endpoint.Change(func(c *azuretest.EndpointConfig) { c.Echo = true })
 	asks := len(echoes) + 1
-	for range 2 {
+	token := tokenAnswer(t, map[string]any{"access_token": strings.Repeat("a-token-", 200), "expires_in": 3600})
+	for range byProof {
 		b.Next(echoes...)
-		b.Next(tokenAnswer(t, map[string]any{"access_token": strings.Repeat("a-token-", 200), "expires_in": 3600}))
+		b.Next(token)
 	}
-	task, err := json.Marshal(child{URL: b.URL(), CAFile: b.caFile, TokenFile: b.tokenFile, Asks: asks})
-	must(err)
-	assertion, err := os.ReadFile(b.tokenFile)
-	must(err)
-	exe, err := os.Executable()
-	must(err)
-	cmd := exec.CommandContext(deadline(t), exe)
-	cmd.Env = append(os.Environ(), childEnv+"="+string(task), "AZURE_SDK_GO_LOGGING=all", "GODEBUG=http2debug=2")
-	said, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Fatalf("%v: %s", err, said)
+	b.endpoint.Next(echoes...)
+	b.endpoint.Next(token)
+	b.az(t, "echo '"+secret+"' >&2; echo '"+secret+"'; exit 1")
+	said := b.child(asks, everybody...).start(t, "AZURE_SDK_GO_LOGGING=all", "GODEBUG=http2debug=2",
+		"IDENTITY_ENDPOINT="+b.endpoint.AppService(), "IDENTITY_HEADER="+identityHeader)
+	lines, requests := strings.Count(said, "\n"), b.Requests()+b.endpoint.Requests()
+	if lines != len(everybody)*asks || requests != lines-asks { // az asks nobody
+		t.Errorf("it asked %d times for %d answers, or somebody else wrote, too:\n%s", requests, lines, said)
 	}
-	if lines := bytes.Count(said, []byte("\n")); lines != 2*asks || b.Requests() != 2*asks {
-		t.Errorf("it asked %d times of %d and somebody else wrote, too:\n%s", b.Requests(), 2*asks, said)
-	}
-	for name, proof := range map[string]string{"secret": secret, "assertion": string(assertion), "token": strings.Repeat("a-token-", 200)} {
-		if found := leaks(string(said), proof); len(found) > 0 {
-			t.Errorf("%s: %v", name, found)
-		}
+	b.mayNotStandIn(t, said, 0)
+	if found := leaks(said, strings.Repeat("a-token-", 200)); len(found) > 0 {
+		t.Errorf("the token: %v", found)
 	}
 }

@@ -106,9 +106,13 @@ func (s *Source) fly(ctx context.Context, key refresh.MintKey, id Identity, f *f
 		return // another one has started since everybody left this
 	}
 	delete(s.flights, key)
-	if f.err == nil {
-		s.held[key] = f.token
+	if f.err != nil {
+		return
 	}
+	if held := s.held[key]; held.Hash == f.token.Hash {
+		f.token = held // the same one again is no newer than it was: its time does not start anew
+	}
+	s.held[key] = f.token
 }
 
 func (s *Source) leave(key refresh.MintKey, f *flight) {

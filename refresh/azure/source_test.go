@@ -28,7 +28,7 @@ func TestNewStartsEmpty(t *testing.T) {
 
 func TestTokenIsHeldUntilItIsUnwanted(t *testing.T) {
 	t.Parallel()
-	for _, key := range []refresh.MintKey{workload, bySecret} {
+	for _, key := range byProof {
 		t.Run(key.Identity, func(t *testing.T) {
 			t.Parallel()
 			b := newBench(t, nil)
@@ -78,11 +78,11 @@ func TestKeysDoNotShare(t *testing.T) {
 	b := newBench(t, nil)
 	vault := refresh.MintKey{Identity: "workload", Scope: "https://vault.azure.net/.default"}
 	seen := map[string]refresh.MintKey{}
-	for _, key := range []refresh.MintKey{workload, bySecret, vault} {
+	for _, key := range append(byProof, vault) {
 		seen[b.token(t, key, "").Hash] = key
 	}
-	if len(seen) != 3 || b.Minted(client, vault.Scope) != 1 || b.Minted(client, workload.Scope) != 2 {
-		t.Errorf("%d tokens for 3 keys", len(seen))
+	if len(seen) != 5 || b.Minted(client, vault.Scope) != 1 || b.Minted(client, workload.Scope) != 4 {
+		t.Errorf("%d tokens for 5 keys", len(seen))
 	}
 }
 
@@ -107,8 +107,12 @@ func TestIssuerMayInsistOnTheSameToken(t *testing.T) {
 	b := newBench(t, nil)
 	first := b.token(t, workload, "")
 	b.Next(tokenAnswer(t, map[string]any{"access_token": first.Reveal(), "expires_in": 3600}))
-	if again := b.token(t, workload, first.Hash); again.Hash != first.Hash || b.Requests() != 2 {
+	again := b.token(t, workload, first.Hash)
+	if again.Hash != first.Hash || b.Requests() != 2 {
 		t.Errorf("got %v after %d requests", again, b.Requests())
+	}
+	if !again.Minted.Equal(first.Minted) || !again.Expires.Equal(first.Expires) {
+		t.Errorf("its time began anew: %v", again)
 	}
 }
 
@@ -241,8 +245,12 @@ func TestDeadline(t *testing.T) {
 	if got.Class != refresh.Unavailable || !strings.Contains(got.Text, "did not answer within 300ms") {
 		t.Errorf("%s: %s", got.Class, got.Text)
 	}
-	b.readSecret = func(ctx context.Context) (string, error) { <-ctx.Done(); return "", ctx.Err() }
-	if got := b.failure(t, bySecret); got.Class != refresh.Unavailable || !strings.Contains(got.Text, "client secret could not be read in time") {
-		t.Errorf("%s: %s", got.Class, got.Text)
+	b.cluster.during = func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
+	for key, what := range map[refresh.MintKey]string{
+		bySecret: "Secret tokens/secret", byCertificate: "Secret tokens/certificate", account: "ServiceAccount team-a/repos",
+	} {
+		if got := b.failure(t, key); got.Class != refresh.Unavailable || !strings.HasSuffix(got.Text, what+" could not be read in time") {
+			t.Errorf("%s: %s", got.Class, got.Text)
+		}
 	}
 }

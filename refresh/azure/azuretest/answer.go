@@ -61,10 +61,10 @@ func (a Answer) write(w http.ResponseWriter) {
 	_, _ = w.Write([]byte(a.Body)) // the client may have left
 }
 
-func writeJSON(w http.ResponseWriter, status int, body map[string]any) {
+func jsonAnswer(status int, body map[string]any) Answer {
 	content, err := json.Marshal(body)
 	if err != nil {
 		panic(err) // strings and numbers always marshal
 	}
-	Answer{Status: status, Header: http.Header{"Content-Type": {"application/json; charset=utf-8"}}, Body: string(content)}.write(w)
+	return Answer{Status: status, Header: http.Header{"Content-Type": {"application/json; charset=utf-8"}}, Body: string(content)}
 }

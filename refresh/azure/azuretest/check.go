@@ -3,7 +3,10 @@
 package azuretest
 
 import (
+	"crypto/sha256"
 	"crypto/subtle"
+	"crypto/x509"
+	"encoding/base64"
 	"fmt"
 	"net/url"
 	"regexp"
@@ -28,7 +31,7 @@ func (c *Config) tenant(id string) *refusal {
 }
 
 // check gives the application and the resource of a request, or refuses it.
-func (c *Config) check(tenant string, form url.Values, now time.Time) (Application, string, *refusal) {
+func (c *Config) check(authority, tenant string, form url.Values, now time.Time) (Application, string, *refusal) {
 	if refused := c.tenant(tenant); refused != nil {
 		return Application{}, "", refused
 	}
@@ -44,7 +47,7 @@ func (c *Config) check(tenant string, form url.Values, now time.Time) (Applicati
 	if app.Disabled {
 		return Application{}, "", &refusal{7000112, fmt.Sprintf("Application '%s' is disabled.", client)}
 	}
-	if refused := app.proof(form, now); refused != nil {
+	if refused := app.proof(form, authority+tenant+"/oauth2/v2.0/token", now); refused != nil {
 		return Application{}, "", refused
 	}
 	resource, refused := app.resource(form.Get("scope"))
@@ -77,13 +80,13 @@ func (a Application) resource(scope string) (string, *refusal) {
 	return resource, nil
 }
 
-// proof checks the client assertion, or the client secret.
-func (a Application) proof(form url.Values, now time.Time) *refusal {
+// proof checks the client assertion, or the client secret. endpoint is where it was sent.
+func (a Application) proof(form url.Values, endpoint string, now time.Time) *refusal {
 	if assertion := form.Get("client_assertion"); assertion != "" {
 		if form.Get("client_assertion_type") != "urn:ietf:params:oauth:client-assertion-type:jwt-bearer" {
 			return &refusal{code: 7000218}
 		}
-		return a.assertion(assertion, now)
+		return a.assertion(assertion, endpoint, now)
 	}
 	secret := form.Get("client_secret")
 	if secret == "" {
@@ -100,11 +103,15 @@ func (a Application) proof(form url.Values, now time.Time) *refusal {
 	return &refusal{7000215, fmt.Sprintf("Invalid client secret provided. Ensure the secret being sent in the request is the client secret value, not the client secret ID, for a secret added to app '%s'.", a.ClientID)}
 }
 
-// assertion matches the federated credentials, then the signature, then the time.
-func (a Application) assertion(assertion string, now time.Time) *refusal {
+// assertion matches a certificate of the application's own, else the federated credentials, then the signature, then the time.
+func (a Application) assertion(assertion, endpoint string, now time.Time) *refusal {
 	var claims jwt.RegisteredClaims
-	if _, _, err := jwt.NewParser().ParseUnverified(assertion, &claims); err != nil {
+	parsed, _, err := jwt.NewParser().ParseUnverified(assertion, &claims)
+	if err != nil {
 		return &refusal{code: 50027}
+	}
+	if claims.Issuer == a.ClientID {
+		return a.signed(assertion, parsed.Header["x5t#S256"], claims, endpoint, now)
 	}
 	fitting := a.Federated
 	for _, step := range []struct {
@@ -133,6 +140,35 @@ func (a Application) assertion(assertion string, now time.Time) *refusal {
 	if _, err := parser.Parse(assertion, func(*jwt.Token) (any, error) { return keys, nil }); err != nil {
 		return &refusal{code: 7000272}
 	}
+	return inTime(claims, now)
+}
+
+// signed matches the certificate by its SHA-256 thumbprint, which MSAL writes as padded standard base64.
+func (a Application) signed(assertion string, thumbprint any, claims jwt.RegisteredClaims, endpoint string, now time.Time) *refusal {
+	i := slices.IndexFunc(a.Certificates, func(c *x509.Certificate) bool {
+		sum := sha256.Sum256(c.Raw)
+		return thumbprint == base64.StdEncoding.EncodeToString(sum[:])
+	})
+	if i < 0 {
+		return &refusal{700027, fmt.Sprintf("The certificate with identifier used to sign the client assertion is not registered on application. "+
+			"[Reason - The key was not found., Please visit the Azure Portal, Graph Explorer or directly use MS Graph to see configured keys for app Id '%s'.]", a.ClientID)}
+	}
+	certificate := a.Certificates[i]
+	if now.After(certificate.NotAfter) {
+		return &refusal{700027, fmt.Sprintf("Client assertion failed signature validation. [Reason - The key used is expired., Found key 'Start=%s, End=%s'.]",
+			certificate.NotBefore.UTC().Format(time.RFC3339), certificate.NotAfter.UTC().Format(time.RFC3339))}
+	}
+	parser := jwt.NewParser(jwt.WithValidMethods([]string{"PS256", "RS256"}), jwt.WithoutClaimsValidation())
+	if _, err := parser.Parse(assertion, func(*jwt.Token) (any, error) { return certificate.PublicKey, nil }); err != nil {
+		return &refusal{code: 700027}
+	}
+	if claims.Subject != a.ClientID || !slices.Contains(claims.Audience, endpoint) {
+		return &refusal{700023, fmt.Sprintf("Client assertion audience claim does not match Realm issuer. Review the documentation. Expected: %s", endpoint)}
+	}
+	return inTime(claims, now)
+}
+
+func inTime(claims jwt.RegisteredClaims, now time.Time) *refusal {
 	if claims.ExpiresAt == nil || !now.Before(claims.ExpiresAt.Time) || claims.NotBefore != nil && now.Before(claims.NotBefore.Time) {
 		return &refusal{700024, fmt.Sprintf("Client assertion is not within its valid time range. Current time: %s, expiry time of assertion %s.",
 			now.UTC().Format(time.RFC3339), claims.ExpiresAt)}

@@ -10,6 +10,7 @@ package azuretest
 
 import (
 	"crypto"
+	"crypto/x509"
 	"time"
 )
 
@@ -26,6 +27,8 @@ const TokenExchange = "api://AzureADTokenExchange"
 type Config struct {
 	// Address to listen on; 127.0.0.1 and a free port when empty. It cannot be changed later.
 	Address string
+	// Host is a name to stand in URLs in the place of the address, and in the certificate beside loopback. It cannot be changed later.
+	Host string
 	// Applications name the tenants, too.
 	Applications []Application
 	// MinLifetime and MaxLifetime bound a token's lifetime, which is random as Entra's is: 60 and 90 minutes
@@ -44,9 +47,10 @@ type Config struct {
 // Application is an app registration or a managed identity.
 type Application struct {
 	TenantID, ClientID string
-	// Federated are the federated credentials; Secrets the client secrets.
-	Federated []FederatedCredential
-	Secrets   []Secret
+	// Federated are the federated credentials; Secrets the client secrets; Certificates those with which it may sign.
+	Federated    []FederatedCredential
+	Secrets      []Secret
+	Certificates []*x509.Certificate
 	// Resources that it may have tokens for; AzureDevOps when empty.
 	Resources []string
 	Disabled  bool

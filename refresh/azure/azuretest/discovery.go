@@ -13,7 +13,7 @@ func (e *Entra) discovery(w http.ResponseWriter, r *http.Request) {
 		refused.answer(e.url, r.Header.Get("client-request-id"), "").write(w)
 		return
 	}
-	writeJSON(w, http.StatusOK, map[string]any{
+	jsonAnswer(http.StatusOK, map[string]any{
 		"issuer":                                e.url + tenant + "/v2.0",
 		"authorization_endpoint":                e.url + tenant + "/oauth2/v2.0/authorize",
 		"token_endpoint":                        e.url + tenant + "/oauth2/v2.0/token",
@@ -21,5 +21,5 @@ func (e *Entra) discovery(w http.ResponseWriter, r *http.Request) {
 		"response_types_supported":              []string{"code", "id_token", "code id_token", "id_token token"},
 		"subject_types_supported":               []string{"pairwise"},
 		"id_token_signing_alg_values_supported": []string{"RS256"},
-	})
+	}).write(w)
 }

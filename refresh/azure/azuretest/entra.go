@@ -3,43 +3,32 @@
 package azuretest
 
 import (
-	"context"
-	"crypto/tls"
+	"cmp"
 	"errors"
-	"fmt"
-	"log/slog"
 	"maps"
-	"net"
 	"net/http"
 	"slices"
-	"sync"
 	"time"
 )
 
 // Entra is a running emulator. Its methods are safe for concurrent use.
 type Entra struct {
+	server
+	desk
+
 	url    string
 	ca     []byte
-	server *http.Server
 	signer *signer
-	served chan struct{} // closed when the listener is
-	conns  sync.WaitGroup
 
-	mu       sync.Mutex // guards what follows
-	config   Config
-	script   []Answer
-	requests int
-	arrived  chan struct{} // closed and replaced at each token request
-	issued   map[string]*Issued
-	counts   map[[2]string]int
+	config Config // guarded by mu, as is what follows
+	issued map[string]*Issued
+	counts map[[2]string]int
+	proofs map[string]bool
 }
 
 // Start serves until Close.
 func Start(config Config) (*Entra, error) {
-	if config.Address == "" {
-		config.Address = "127.0.0.1:0"
-	}
-	ca, certificate, err := newCertificates()
+	ca, certificate, err := NewCertificate(config.Host)
 	if err != nil {
 		return nil, err
 	}
@@ -47,51 +36,27 @@ func Start(config Config) (*Entra, error) {
 	if err != nil {
 		return nil, err
 	}
-	listener, err := net.Listen("tcp", config.Address)
-	if err != nil {
-		return nil, fmt.Errorf("emulator of Entra: %w", err)
-	}
 	e := &Entra{
-		url:     "https://" + listener.Addr().String() + "/",
-		ca:      ca,
-		signer:  signer,
-		served:  make(chan struct{}),
-		config:  config,
-		arrived: make(chan struct{}),
-		issued:  map[string]*Issued{},
-		counts:  map[[2]string]int{},
+		ca:     ca,
+		signer: signer,
+		config: config,
+		desk:   desk{arrived: make(chan struct{})},
+		issued: map[string]*Issued{},
+		counts: map[[2]string]int{},
+		proofs: map[string]bool{},
 	}
+	// Its address is in its answers: nobody is answered before it is known.
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{tenant}/v2.0/.well-known/openid-configuration", e.discovery)
 	mux.HandleFunc("POST /{tenant}/oauth2/v2.0/token", e.token)
-	e.server = &http.Server{
-		Handler:           mux,
-		Protocols:         new(http.Protocols),
-		TLSConfig:         &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12},
-		ReadHeaderTimeout: 10 * time.Second,
-		ErrorLog:          slog.NewLogLogger(slog.DiscardHandler, 0), // clients that do not trust the CA are part of tests
-		ConnState: func(_ net.Conn, state http.ConnState) {
-			switch state {
-			case http.StateNew:
-				e.conns.Add(1)
-			case http.StateClosed: // its handler has returned
-				e.conns.Done()
-			}
-		},
+	address, err := e.serve(config.Address, mux, &certificate)
+	if err != nil {
+		return nil, err
 	}
-	e.server.Protocols.SetHTTP1(true) // where a connection ends after its handler
-	go func() {
-		defer close(e.served)
-		_ = e.server.ServeTLS(listener, "", "") // until Close
-	}()
+	e.url = "https://" + cmp.Or(config.Host, address.String()) + "/"
 	return e, nil
-}
-
-// Close breaks every connection and waits for what was being answered. It may be called again.
-func (e *Entra) Close() {
-	_ = e.server.Close()
-	<-e.served
-	e.conns.Wait()
 }
 
 // URL is the authority host: https, with a slash at its end.
@@ -107,37 +72,6 @@ func (e *Entra) Change(change func(*Config)) {
 	change(&e.config)
 }
 
-// Next scripts the answers to the next token requests, one each, after those that are scripted already.
-func (e *Entra) Next(answers ...Answer) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.script = append(e.script, answers...)
-}
-
-// Requests counts the requests to the token endpoint, whatever came of them.
-func (e *Entra) Requests() int {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.requests
-}
-
-// Await returns when the token endpoint has got n requests since the start. It fails with the context's error.
-func (e *Entra) Await(ctx context.Context, n int) error {
-	for {
-		e.mu.Lock()
-		got, arrived := e.requests, e.arrived
-		e.mu.Unlock()
-		if got >= n {
-			return nil
-		}
-		select {
-		case <-arrived:
-		case <-ctx.Done():
-			return fmt.Errorf("waiting for token request %d, got %d: %w", n, got, context.Cause(ctx))
-		}
-	}
-}
-
 // Minted counts the tokens that a client got for a scope.
 func (e *Entra) Minted(clientID, scope string) int {
 	e.mu.Lock()
@@ -150,6 +84,13 @@ func (e *Entra) Tokens() []string {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return slices.Collect(maps.Keys(e.issued))
+}
+
+// Proofs gives every assertion and client secret that was sent, in no order: for a search of places where none may be.
+func (e *Entra) Proofs() []string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Collect(maps.Keys(e.proofs))
 }
 
 // Revoke ends a token before its time, as an administrator may.

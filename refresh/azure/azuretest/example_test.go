@@ -49,7 +49,7 @@ func Example() {
 
 	source, err := azure.New(azure.Config{Identities: []azure.Identity{{
 		Name: "repos", TenantID: tenant, ClientID: client, AuthorityHost: entra.URL(), CAFile: caFile,
-		Credential: azure.WorkloadIdentity{TokenFile: tokenFile},
+		Type: azure.WorkloadIdentity, TokenFile: tokenFile,
 	}}})
 	if err != nil {
 		panic(err)

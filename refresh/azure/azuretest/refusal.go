@@ -3,7 +3,6 @@
 package azuretest
 
 import (
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"time"
@@ -42,6 +41,7 @@ var errorForms = map[int]errorForm{
 	500011:  {400, "invalid_resource", "The resource principal was not found in the tenant."},
 	501661:  {400, "invalid_request", "Request to External OIDC endpoint failed."},
 	700016:  {400, "unauthorized_client", "Application was not found in the directory."},
+	700023:  {401, "invalid_client", "Client assertion audience claim does not match Realm issuer."},
 	700024:  {401, "invalid_client", "Client assertion is not within its valid time range."},
 	700027:  {401, "invalid_client", "Client assertion failed signature validation."},
 	700211:  {401, "invalid_client", "No matching federated identity record found for presented assertion issuer."},
@@ -72,7 +72,7 @@ func (r refusal) answer(authority, correlation, echoed string) Answer {
 		correlation = uuid.NewString()
 	}
 	trace, now := uuid.NewString(), time.Now().UTC().Format("2006-01-02 15:04:05Z")
-	body, err := json.Marshal(map[string]any{
+	out := jsonAnswer(form.status, map[string]any{
 		"error": form.oauth,
 		"error_description": fmt.Sprintf("AADSTS%d: %s%s Trace ID: %s Correlation ID: %s Timestamp: %s",
 			r.code, text, echoed, trace, correlation, now),
@@ -82,9 +82,6 @@ func (r refusal) answer(authority, correlation, echoed string) Answer {
 		"correlation_id": correlation,
 		"error_uri":      fmt.Sprintf("%serror?code=%d", authority, r.code),
 	})
-	if err != nil {
-		panic(err) // strings and numbers always marshal
-	}
-	header := http.Header{"Content-Type": {"application/json; charset=utf-8"}, "X-Ms-Request-Id": {trace}}
-	return Answer{Status: form.status, Header: header, Body: string(body)}
+	out.Header.Set("X-Ms-Request-Id", trace)
+	return out
 }

@@ -3,7 +3,6 @@
 package azuretest
 
 import (
-	"encoding/json"
 	"net/http"
 	"net/url"
 	"time"
@@ -12,43 +11,25 @@ import (
 // token answers as scripted, else as Entra would.
 func (e *Entra) token(w http.ResponseWriter, r *http.Request) {
 	err := r.ParseForm()
-	scripted, config := e.arrive()
+	e.mu.Lock()
+	scripted, config := e.arrive(), e.config
+	for _, proof := range []string{"client_assertion", "client_secret"} {
+		if value := r.PostForm.Get(proof); value != "" {
+			e.proofs[value] = true
+		}
+	}
+	e.mu.Unlock()
 	if err != nil {
 		http.Error(w, "not a form", http.StatusBadRequest)
 		return
 	}
-	if config.Latency > 0 {
-		timer := time.NewTimer(config.Latency)
-		defer timer.Stop()
-		select {
-		case <-timer.C:
-		case <-r.Context().Done():
-			return
-		}
-	}
 	if scripted == nil {
 		scripted = config.Outage
 	}
-	if scripted != nil && scripted.Hang {
-		<-r.Context().Done()
+	if !wait(r, config.Latency, scripted != nil && scripted.Hang) {
 		return
 	}
 	e.respond(r.PathValue("tenant"), r.PostForm, r.Header.Get("client-request-id"), scripted, config.Echo).write(w)
-}
-
-// arrive counts a request, and gives the answer scripted for it and the behaviour at this moment.
-func (e *Entra) arrive() (*Answer, Config) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.requests++
-	close(e.arrived)
-	e.arrived = make(chan struct{})
-	var scripted *Answer
-	if len(e.script) > 0 {
-		scripted = &e.script[0]
-		e.script = e.script[1:]
-	}
-	return scripted, e.config
 }
 
 func (e *Entra) respond(tenant string, form url.Values, correlation string, scripted *Answer, echo bool) Answer {
@@ -81,7 +62,7 @@ func (e *Entra) respond(tenant string, form url.Values, correlation string, scri
 func (e *Entra) decide(tenant string, form url.Values, correlation, echoed string) Answer {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	app, resource, refused := e.config.check(tenant, form, time.Now())
+	app, resource, refused := e.config.check(e.url, tenant, form, time.Now())
 	if refused != nil {
 		return refused.answer(e.url, correlation, echoed)
 	}
@@ -98,9 +79,5 @@ func (e *Entra) decide(tenant string, form url.Values, correlation, echoed strin
 	if echoed != "" {
 		body["echo"] = echoed
 	}
-	content, err := json.Marshal(body)
-	if err != nil {
-		panic(err) // strings and numbers always marshal
-	}
-	return Answer{Status: http.StatusOK, Header: http.Header{"Content-Type": {"application/json; charset=utf-8"}}, Body: string(content)}
+	return jsonAnswer(http.StatusOK, body)
 }

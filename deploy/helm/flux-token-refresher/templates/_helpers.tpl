@@ -60,7 +60,7 @@ election:
 {{- fail (printf "config.identities[%d].name: there is an identity %s already" $i .name) }}
 {{- end }}
 {{- $_ := set $identities .name true }}
-{{- if and (eq .type "workloadIdentity") (not .clientID) (not $.Values.workloadIdentity.clientID) }}
+{{- if and (eq .type "workloadIdentity") (not .clientID) (not .serviceAccount) (not $.Values.workloadIdentity.clientID) }}
 {{- fail (printf "workloadIdentity.clientID: set it to the client id of the managed identity, or give config.identities[%d] (%s) a clientID" $i .name) }}
 {{- end }}
 {{- end }}
