@@ -4,16 +4,22 @@ package e2e
 
 import (
 	"bytes"
+	"context"
 	"os"
 	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"k8s.io/apimachinery/pkg/util/wait"
 
+	"flux-token-refresher/e2e/internal/installation"
+	"flux-token-refresher/e2e/internal/jaeger"
 	"flux-token-refresher/e2e/internal/otlp"
+	"flux-token-refresher/e2e/internal/process"
 	"flux-token-refresher/e2e/internal/toolchain"
 )
 
@@ -99,6 +105,63 @@ func TestOneTrace(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Log("\n" + tree.String())
+}
+
+// TestTraceInABackend: from a line of the log, whoever is on call finds that trace in Jaeger.
+func TestTraceInABackend(t *testing.T) {
+	t.Parallel()
+	binary, err := toolchain.Jaeger.Build(t.Context(), os.Stderr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	backend, err := jaeger.Start(patient(t), binary)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), patience)
+		defer cancel()
+		if err := backend.Stop(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	l := newLoop(t, controlPlane, fluxOf(t), newNamespace(t), func(_ *loop, spec *installation.Spec) {
+		spec.Env["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"] = backend.Endpoint()
+	})
+	l.start(t, "")
+	l.sources.notify(t, l.events)
+	awaitSecret(t, l.Installation, credential, sound(l.Installation))
+	l.read(t, "source")
+
+	l.revoke(t)
+	// The leader stands still until the event has come: it would otherwise see by itself that the source fails.
+	if err := l.leader.Pause(); err != nil {
+		t.Fatal(err)
+	}
+	l.sources.ask(t, "source")
+	received, err := l.follower.Output.Wait(patient(t), func(r process.Record) bool { return r["msg"] == "an event asks for a refresh" })
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.leader.Resume(); err != nil {
+		t.Fatal(err)
+	}
+	id, _ := received["trace_id"].(string)
+	if _, err := l.leader.Output.Wait(patient(t), func(r process.Record) bool { return r["msg"] == "wrote a new token" && r["trace_id"] == id }); err != nil {
+		t.Fatalf("no refresh in the event's trace %s: %v", id, err)
+	}
+	// Jaeger cannot be watched.
+	var spans []otlp.Span
+	if err := wait.PollUntilContextCancel(patient(t), 20*time.Millisecond, true, func(ctx context.Context) (bool, error) {
+		spans, err = backend.Trace(ctx, id)
+		ends := func(s otlp.Span) bool { return s.Name == "refresh" || s.Name == "POST /events" }
+		return len(slices.DeleteFunc(slices.Clone(spans), func(s otlp.Span) bool { return !ends(s) })) == 2, err
+	}); err != nil {
+		t.Fatalf("trace %s did not arrive whole: %v", id, err)
+	}
+	if diff := cmp.Diff(strings.TrimPrefix(eventTrace, "\n"), l.outline(t, spans)); diff != "" {
+		t.Errorf("the trace (-want +got):\n%s", diff)
+	}
 }
 
 // outline writes a trace with one span a line, below its parent and in the order of their starts. It leaves out what depends on the moment: the

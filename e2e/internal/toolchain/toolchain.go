@@ -44,6 +44,7 @@ var (
 	GolangCILint           = Tool{Name: "golangci-lint", Takes: 90 * time.Second}
 	SourceController       = Tool{Name: "source-controller", Takes: 3*time.Minute + 20*time.Second}
 	NotificationController = Tool{Name: "notification-controller", Takes: 5 * time.Minute}
+	Jaeger                 = Tool{Name: "jaeger", Takes: 4 * time.Minute}
 	Promtool               = Tool{Name: "promtool", Module: "prometheus", Takes: 4 * time.Minute}
 	Prometheus             = Tool{Name: "prometheus", Module: "prometheus", Takes: 85 * time.Second} // beside promtool, whose packages it shares
 )
