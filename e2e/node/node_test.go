@@ -186,7 +186,9 @@ func (d *deployment) token(t *testing.T) {
 			t.Errorf("%s is %s", pod.Name, pod.Status.Phase)
 		}
 	}
+	began := time.Now()
 	d.await(t, d.good)
+	t.Logf("the Secret has a token %s after that", time.Since(began).Round(time.Millisecond))
 	repository, err := d.devops.Create(t.Context(), "org", "project", d.source)
 	if err != nil {
 		t.Fatal(err)
@@ -196,6 +198,7 @@ func (d *deployment) token(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.ready(t, func(*unstructured.Unstructured) bool { return true })
+	t.Logf("Flux has pulled with it %s after that", time.Since(began).Round(time.Millisecond))
 }
 
 // event: Azure DevOps revokes the token; source-controller fails; notification-controller tells a Pod through the Service's address; there is
@@ -245,6 +248,7 @@ func (d *deployment) evicted(t *testing.T) {
 			other = pod.Name
 		}
 	}
+	d.awaitBudget(t)
 	began := time.Now()
 	if err := d.evict(t, leader); err != nil {
 		t.Fatal(err)
@@ -254,10 +258,7 @@ func (d *deployment) evicted(t *testing.T) {
 	}
 	d.takeover(t, leader, began)
 	d.full(t)
-	d.until(t, "the budget allows the next eviction", func() bool {
-		budget, err := d.Client.PolicyV1().PodDisruptionBudgets(namespace).Get(t.Context(), installation.Account, metav1.GetOptions{})
-		return err == nil && budget.Status.DisruptionsAllowed == 1
-	})
+	d.awaitBudget(t)
 	if err := d.evict(t, other); err != nil {
 		t.Errorf("an eviction after that: %v", err)
 	}
@@ -371,6 +372,15 @@ func (d *deployment) full(t *testing.T) {
 	if err := d.rolledOut(patient(t), installation.Account, replicas); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// awaitBudget waits until an eviction is allowed: the PodDisruptionBudget sees Pods later than the Deployment does.
+func (d *deployment) awaitBudget(t *testing.T) {
+	t.Helper()
+	d.until(t, "an eviction is allowed", func() bool {
+		budget, err := d.Client.PolicyV1().PodDisruptionBudgets(namespace).Get(t.Context(), installation.Account, metav1.GetOptions{})
+		return err == nil && budget.Status.DisruptionsAllowed == 1
+	})
 }
 
 func (d *deployment) evict(t *testing.T, pod string) error {

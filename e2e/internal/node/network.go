@@ -16,11 +16,12 @@ const (
 	firstPod = "10.244.0.16"
 )
 
-// connect makes the bridge. The default route goes nowhere: programs choose their address by it.
+// connect makes the bridge. The default route goes nowhere: programs choose their address by it. The bridge has a hardware address of its
+// own, or it would have the lowest of its Pods', and lose what those that stay send to the one that has gone, for up to a minute.
 func connect(ctx context.Context) error {
 	steps := []string{
 		"link set lo up",
-		"link add " + bridge + " type bridge",
+		"link add " + bridge + " address 02:00:00:00:00:01 type bridge",
 		"link set " + bridge + " up",
 	}
 	for _, address := range []string{Address, Entra, AzureDevOps} {
