@@ -1,9 +1,9 @@
-# Everything here needs Go, a C compiler (for the race detector), make and git, and nothing else. What takes minutes to build
-# (kube-apiserver, etcd, kubectl, Flux's controllers, golangci-lint) is built once, into the user's cache folder.
+# Everything here but a node needs Go, a C compiler (for the race detector), make and git, and nothing else. What takes minutes to build
+# (Kubernetes, etcd, containerd, Flux's controllers, golangci-lint) is built once, into the user's cache folder.
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 
-.PHONY: build test lint demo
+.PHONY: build test test-node lint demo cluster
 
 build:
 	go build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/flux-token-refresher ./cmd/flux-token-refresher
@@ -16,6 +16,10 @@ test:
 	cd e2e && go test -race -count=1 -timeout 30m -skip '^TestEventLoop$$' ./...
 	cd e2e && go test -race -count=1 -v -run '^TestEventLoop$$' .
 
+# The product in Pods, on a node of its own. As root on Linux, with what it says is missing, else "make test" is all there is.
+test-node:
+	cd e2e && go test -count=1 -tags node -timeout 30m -v ./node
+
 lint:
 	lint=$$(cd e2e && go run ./tools golangci-lint) && $$lint run ./... && cd e2e && $$lint run ./...
 	go mod tidy -diff && go mod verify
@@ -24,3 +28,7 @@ lint:
 # KEEP=1 leaves the cluster running.
 demo:
 	cd e2e && go run ./demo
+
+# That node, to look around in.
+cluster:
+	cd e2e && go run ./node

@@ -1,6 +1,6 @@
-// Command tools builds the named tools, or all that the tests run, and prints where each one is.
+// Command tools builds the named tools, or all that "make test" runs, and prints where each one is.
 //
-//	go run ./tools [etcd | kube-apiserver | kubectl | source-controller | notification-controller | golangci-lint]...
+//	go run ./tools [NAME]...
 package main
 
 import (
@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 
 	"flux-token-refresher/e2e/internal/toolchain"
@@ -28,7 +29,7 @@ func run(ctx context.Context, out io.Writer, names []string) error {
 	needed := []toolchain.Tool{
 		toolchain.Etcd, toolchain.KubeAPIServer, toolchain.Kubectl, toolchain.SourceController, toolchain.NotificationController,
 	}
-	for _, tool := range append(needed, toolchain.GolangCILint) {
+	for _, tool := range slices.Concat(needed, toolchain.Node, []toolchain.Tool{toolchain.GolangCILint}) {
 		tools[tool.Name] = tool
 	}
 	if len(names) == 0 {

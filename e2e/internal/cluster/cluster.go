@@ -1,6 +1,6 @@
 // Package cluster runs a Kubernetes control plane for tests: etcd and kube-apiserver, real ones, on loopback, ready in about
 // three seconds. RBAC, admission policies, ServiceAccount tokens and their OIDC discovery are those of any cluster.
-// There is no kubelet and no controller: nothing runs a Pod, and nothing finishes deleting a namespace.
+// There is no kubelet and no controller: nothing runs a Pod, and nothing finishes deleting a namespace. (Package node adds them.)
 package cluster
 
 import (
@@ -37,7 +37,8 @@ type Cluster struct {
 
 	dir       string
 	binaries  Binaries
-	address   string // of kube-apiserver, host:port
+	address   string   // of kube-apiserver, host:port
+	flags     []string // of kube-apiserver, beside those that every Cluster has
 	etcdURL   string
 	admin     *rest.Config
 	etcd, api *process.Process
@@ -48,18 +49,29 @@ const startTimeout = 2 * time.Minute
 
 // Start starts a control plane that keeps its files in dir, which it creates. The caller must Stop it.
 func Start(ctx context.Context, binaries Binaries, dir string) (*Cluster, error) {
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
 	address, err := loopback.Address()
 	if err != nil {
 		return nil, err
 	}
+	// An endpoint of the Service kubernetes on loopback is invalid.
+	return start(ctx, binaries, dir, address, "--endpoint-reconciler-type=none")
+}
+
+// StartForNodes is Start at an address IP:PORT that kubelets and their Pods reach, and that reaches them.
+func StartForNodes(ctx context.Context, binaries Binaries, dir, address string) (*Cluster, error) {
+	// Nobody resolves a node's name.
+	return start(ctx, binaries, dir, address, "--kubelet-preferred-address-types=InternalIP")
+}
+
+func start(ctx context.Context, binaries Binaries, dir, address string, flags ...string) (*Cluster, error) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
 	adminToken, err := writeFiles(dir)
 	if err != nil {
 		return nil, err
 	}
 	c := &Cluster{
-		dir: dir, binaries: binaries, address: address,
+		dir: dir, binaries: binaries, address: address, flags: flags,
 		admin: &rest.Config{Host: "https://" + address, BearerToken: adminToken, QPS: -1},
 	}
 	c.Audit = newAudit(c.admin)
@@ -96,9 +108,15 @@ func (c *Cluster) TokenConfig(token string) *rest.Config {
 	return config
 }
 
-// Address is the host:port of the API server, on loopback. Its certificate holds for each port of 127.0.0.1, so
-// a proxy may stand in front of it.
+// Address is the host:port of the API server, on loopback unless it was started for nodes. Its certificate holds for each port of
+// that host, so a proxy may stand in front of it.
 func (c *Cluster) Address() string { return c.address }
+
+// CAFile is the path of the certificate that vouches for the API server.
+func (c *Cluster) CAFile() string { return filepath.Join(c.dir, caFile) }
+
+// SigningKeyFile is the path of the key that signs ServiceAccount tokens.
+func (c *Cluster) SigningKeyFile() string { return filepath.Join(c.dir, signingKeyFile) }
 
 // Issuer is the issuer of ServiceAccount tokens. Its OIDC discovery and keys can be read without credentials, over TLS
 // with the CA of Config, as a cloud's public issuer allows it.
@@ -148,17 +166,16 @@ func (c *Cluster) StopAPI() error { return c.api.Kill() }
 
 // StartAPI starts the API server, at the same address and with the same keys each time, and returns when it is ready.
 func (c *Cluster) StartAPI(ctx context.Context) error {
-	_, port, err := net.SplitHostPort(c.address)
+	host, port, err := net.SplitHostPort(c.address)
 	if err != nil {
 		return err
 	}
 	file := func(name string) string { return filepath.Join(c.dir, name) }
-	command := exec.Command(c.binaries.KubeAPIServer,
+	command := exec.Command(c.binaries.KubeAPIServer, append(c.flags,
 		"--etcd-servers="+c.etcdURL,
-		"--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", "--secure-port="+port,
+		"--bind-address="+host, "--advertise-address="+host, "--secure-port="+port,
 		"--cert-dir="+c.dir, // it makes its own certificate there
 		"--service-cluster-ip-range=10.0.0.0/24",
-		"--endpoint-reconciler-type=none", // an endpoint on loopback is invalid
 		"--authorization-mode=RBAC",
 		"--token-auth-file="+file(tokensFile),
 		"--service-account-issuer="+c.Issuer(),
@@ -169,7 +186,7 @@ func (c *Cluster) StartAPI(ctx context.Context) error {
 		// Entries are written before an answer ends, so none is missing once a client has read its answer.
 		"--audit-log-mode=blocking",
 		"--profiling=false",
-	)
+	)...)
 	api, err := c.start(command, "kube-apiserver", &auditWriter{audit: c.Audit})
 	if err != nil {
 		return err
@@ -177,7 +194,7 @@ func (c *Cluster) StartAPI(ctx context.Context) error {
 	c.api = api
 	ready := func(ctx context.Context) error {
 		if c.admin.CAData == nil { // a restart keeps the certificate
-			ca, err := os.ReadFile(file("apiserver.crt"))
+			ca, err := os.ReadFile(c.CAFile())
 			if err != nil {
 				return err
 			}

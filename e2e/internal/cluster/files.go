@@ -16,6 +16,7 @@ const (
 	tokensFile      = "tokens.csv"
 	signingKeyFile  = "service-account.key"
 	auditPolicyFile = "audit-policy.yaml"
+	caFile          = "apiserver.crt" // which the API server makes itself
 
 	// auditPolicy: every request once, with who, what and how it ended, and no bodies.
 	auditPolicy = `apiVersion: audit.k8s.io/v1

@@ -1,10 +1,11 @@
 // Package devops emulates the Git servers of Azure DevOps Services: over TLS it serves repositories by smart HTTP (clone, fetch,
 // push) to those who bring a good token of an emulated Entra, refuses the others as Azure DevOps does, and keeps a record
-// of who asked for what. It listens on a real loopback port, for source-controller and git as they are.
+// of who asked for what. It listens on a real port, for source-controller and git as they are.
 package devops
 
 import (
-	"encoding/pem"
+	"cmp"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -14,6 +15,7 @@ import (
 	"os/exec"
 	"sync"
 
+	"flux-token-refresher/e2e/internal/loopback"
 	"flux-token-refresher/e2e/internal/netproxy"
 	"flux-token-refresher/refresh/azure/azuretest"
 )
@@ -22,6 +24,9 @@ import (
 type Config struct {
 	// Entra is where good tokens come from. It cannot be changed later.
 	Entra *azuretest.Entra
+	// Address (IP:PORT) to listen on; 127.0.0.1 and a free port when empty. Host is a name to stand in URLs in its place, and in the
+	// certificate beside loopback. They cannot be changed later.
+	Address, Host string
 	// Refusal answers a token that is no good; Unauthorized when it is the zero value.
 	Refusal Answer
 	// Outsiders are the client ids that the organization does not know, or that have no licence: good tokens of
@@ -38,6 +43,8 @@ type Server struct {
 
 	git     string // the program
 	dir     string // of the repositories
+	host    string // in URLs
+	ca      []byte
 	http    *httptest.Server
 	closing chan struct{}
 
@@ -65,12 +72,31 @@ func Start(config Config) (*Server, error) {
 	}
 	s.http = httptest.NewUnstartedServer(http.HandlerFunc(s.serve))
 	s.http.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, 0) // clients that do not trust the CA are part of tests
-	s.http.StartTLS()
-	if s.Network, err = netproxy.Start(s.http.Listener.Addr().String()); err != nil {
-		s.http.Close()
+	if err := s.listen(config); err != nil {
 		return nil, fmt.Errorf("emulator of Azure DevOps: %w", errors.Join(err, os.RemoveAll(dir)))
 	}
 	return s, nil
+}
+
+func (s *Server) listen(config Config) error {
+	if config.Address == "" {
+		free, err := loopback.Address()
+		if err != nil {
+			return err
+		}
+		config.Address = free
+	}
+	s.host = cmp.Or(config.Host, config.Address)
+	ca, certificate, err := azuretest.NewCertificate(config.Host)
+	if err != nil {
+		return err
+	}
+	s.ca, s.http.TLS = ca, &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12}
+	s.http.StartTLS()
+	if s.Network, err = netproxy.StartAt(config.Address, s.http.Listener.Addr().String()); err != nil {
+		s.http.Close()
+	}
+	return err
 }
 
 // Close breaks every connection, waits for what was being answered, and removes the repositories.
@@ -82,13 +108,11 @@ func (s *Server) Close() error {
 	return errors.Join(err, os.RemoveAll(s.dir))
 }
 
-// URL is https://HOST:PORT, without a path.
-func (s *Server) URL() string { return "https://" + s.Network.Address() }
+// URL is https://HOST, without a path.
+func (s *Server) URL() string { return "https://" + s.host }
 
 // CA is the certificate (PEM) to trust.
-func (s *Server) CA() []byte {
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.http.Certificate().Raw})
-}
+func (s *Server) CA() []byte { return s.ca }
 
 // Change alters how the server behaves, from the next request on.
 func (s *Server) Change(change func(*Config)) {

@@ -17,7 +17,7 @@ import (
 
 // Repository is one that the server serves. Its default branch is main.
 type Repository struct {
-	// URL is https://HOST:PORT/ORG/PROJECT/_git/REPO.
+	// URL is https://HOST/ORG/PROJECT/_git/REPO.
 	URL string
 
 	server    *Server

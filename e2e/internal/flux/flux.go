@@ -23,9 +23,9 @@ const Namespace = "flux-system"
 
 // Flux is the two controllers. A test that stops or pauses one starts a Cluster and a Flux of its own.
 type Flux struct {
-	Source, Notification *Controller
+	Sources
 
-	client dynamic.Interface
+	Source, Notification *Controller
 }
 
 // Spec says where and how to run Flux.
@@ -57,7 +57,7 @@ func Start(ctx context.Context, spec Spec) (*Flux, error) {
 		return nil, err
 	}
 	f := &Flux{
-		client: client,
+		Sources: Sources{client},
 		Notification: &Controller{
 			tool: toolchain.NotificationController, dir: spec.Dir, worker: "Alert",
 			args: []string{

@@ -19,6 +19,7 @@ import (
 
 	"flux-token-refresher/e2e/internal/cluster"
 	"flux-token-refresher/e2e/internal/manifests"
+	"flux-token-refresher/e2e/internal/toolchain"
 )
 
 var definitions = schema.GroupVersionResource{Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions"}
@@ -28,14 +29,7 @@ func (c *Controller) install(ctx context.Context, spec Spec) (err error) {
 	if c.binary, err = c.tool.Build(ctx, spec.Progress); err != nil {
 		return err
 	}
-	sources, err := c.tool.SourceDir(ctx)
-	if err != nil {
-		return err
-	}
-	if err := define(ctx, spec.Cluster, filepath.Join(sources, "config", "crd", "bases")); err != nil {
-		return err
-	}
-	if err := authorize(ctx, spec.Cluster, c.tool.Name, filepath.Join(sources, "config", "rbac", "role.yaml")); err != nil {
+	if _, err := prepare(ctx, spec.Cluster, c.tool); err != nil {
 		return err
 	}
 	token, err := spec.Cluster.Token(ctx, Namespace, c.tool.Name)
@@ -47,6 +41,19 @@ func (c *Controller) install(ctx context.Context, spec Spec) (err error) {
 		return err
 	}
 	return os.WriteFile(c.kubeconfig(), kubeconfig, 0o600)
+}
+
+// prepare gives the cluster a controller's definitions, ServiceAccount and rights, and the folder where its repository has more.
+func prepare(ctx context.Context, in *cluster.Cluster, tool toolchain.Tool) (config string, err error) {
+	sources, err := tool.SourceDir(ctx)
+	if err != nil {
+		return "", err
+	}
+	config = filepath.Join(sources, "config")
+	if err := define(ctx, in, filepath.Join(config, "crd", "bases")); err != nil {
+		return "", err
+	}
+	return config, authorize(ctx, in, tool.Name, filepath.Join(config, "rbac", "role.yaml"))
 }
 
 // define applies the definitions in dir and waits until the API server serves their kinds.

@@ -11,9 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/dynamic"
-	"k8s.io/client-go/tools/cache"
 
 	"flux-token-refresher/e2e/internal/await"
 )
@@ -33,14 +31,17 @@ func GitRepository(name, url, secret string) *unstructured.Unstructured {
 	}}
 }
 
+// Sources are a cluster's, as its administrator sees them.
+type Sources struct{ client dynamic.Interface }
+
 // Request asks for a reconciliation of a GitRepository at once, as "flux reconcile" does. What it asks with stands in
 // status.lastHandledReconcileAt when it is done.
-func (f *Flux) Request(ctx context.Context, namespace, name, with string) error {
+func (s Sources) Request(ctx context.Context, namespace, name, with string) error {
 	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": map[string]any{"reconcile.fluxcd.io/requestedAt": with}}})
 	if err != nil {
 		return err
 	}
-	_, err = f.GitRepositories(namespace).Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{})
+	_, err = s.GitRepositories(namespace).Patch(ctx, name, types.MergePatchType, patch, metav1.PatchOptions{})
 	return err
 }
 
@@ -57,15 +58,15 @@ func Revision(object *unstructured.Unstructured) string {
 }
 
 // GitRepositories gives the administrator's client for those of a namespace.
-func (f *Flux) GitRepositories(namespace string) dynamic.ResourceInterface {
-	return f.client.Resource(gitRepositories).Namespace(namespace)
+func (s Sources) GitRepositories(namespace string) dynamic.ResourceInterface {
+	return s.client.Resource(gitRepositories).Namespace(namespace)
 }
 
 // AwaitGitRepository waits until a GitRepository is as match wants it.
-func (f *Flux) AwaitGitRepository(
+func (s Sources) AwaitGitRepository(
 	ctx context.Context, namespace, name string, match func(*unstructured.Unstructured) bool,
 ) (*unstructured.Unstructured, error) {
-	return awaitObject(ctx, f.GitRepositories(namespace), name, match)
+	return awaitObject(ctx, s.GitRepositories(namespace), name, match)
 }
 
 // Ready gives the condition of that type; the zero value where there is none.
@@ -95,15 +96,5 @@ func isTrue(kind string) func(*unstructured.Unstructured) bool {
 func awaitObject(
 	ctx context.Context, client dynamic.ResourceInterface, name string, match func(*unstructured.Unstructured) bool,
 ) (*unstructured.Unstructured, error) {
-	only := await.Named(name).String()
-	return await.Object(ctx, &unstructured.Unstructured{}, name, match, &cache.ListWatch{
-		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
-			options.FieldSelector = only
-			return client.List(ctx, options)
-		},
-		WatchFuncWithContext: func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
-			options.FieldSelector = only
-			return client.Watch(ctx, options)
-		},
-	})
+	return await.Object(ctx, &unstructured.Unstructured{}, name, match, await.Dynamic(client, name))
 }

@@ -192,15 +192,9 @@ func (i *Installation) rights(objects []*unstructured.Unstructured) ([]*unstruct
 
 // federate starts an Entra that trusts the ServiceAccount, by the keys that the cluster publishes.
 func (i *Installation) federate(ctx context.Context) error {
-	keys, err := i.keys(ctx)
+	federated, err := Federate(ctx, i.Cluster, i.Namespace)
 	if err != nil {
 		return err
-	}
-	federated := azuretest.FederatedCredential{
-		Issuer: i.Cluster.Issuer(), Subject: "system:serviceaccount:" + i.Namespace + ":" + Account, Audience: azuretest.TokenExchange,
-	}
-	for _, key := range keys.Keys {
-		federated.Keys = append(federated.Keys, key.Key)
 	}
 	entra := i.Spec.Entra
 	entra.Applications = []azuretest.Application{{TenantID: tenant, ClientID: client, Federated: []azuretest.FederatedCredential{federated}}}
@@ -213,9 +207,25 @@ func (i *Installation) federate(ctx context.Context) error {
 	return os.WriteFile(i.caFile, i.Entra.CA(), 0o600)
 }
 
-// keys reads the issuer's jwks_uri, as Entra does.
-func (i *Installation) keys(ctx context.Context) (*jose.JSONWebKeySet, error) {
-	client, err := i.Cluster.HTTPClient()
+// Federate gives the federated credential that trusts the ServiceAccount of an installation in a namespace, by the keys that the
+// cluster publishes.
+func Federate(ctx context.Context, in *cluster.Cluster, namespace string) (azuretest.FederatedCredential, error) {
+	keys, err := issuerKeys(ctx, in)
+	if err != nil {
+		return azuretest.FederatedCredential{}, err
+	}
+	federated := azuretest.FederatedCredential{
+		Issuer: in.Issuer(), Subject: "system:serviceaccount:" + namespace + ":" + Account, Audience: azuretest.TokenExchange,
+	}
+	for _, key := range keys.Keys {
+		federated.Keys = append(federated.Keys, key.Key)
+	}
+	return federated, nil
+}
+
+// issuerKeys reads the issuer's jwks_uri, as Entra does.
+func issuerKeys(ctx context.Context, in *cluster.Cluster) (*jose.JSONWebKeySet, error) {
+	client, err := in.HTTPClient()
 	if err != nil {
 		return nil, err
 	}
@@ -223,7 +233,7 @@ func (i *Installation) keys(ctx context.Context) (*jose.JSONWebKeySet, error) {
 	var discovery struct {
 		URI string `json:"jwks_uri"`
 	}
-	if err := get(ctx, client, i.Cluster.Issuer()+"/.well-known/openid-configuration", &discovery); err != nil {
+	if err := get(ctx, client, in.Issuer()+"/.well-known/openid-configuration", &discovery); err != nil {
 		return nil, err
 	}
 	var keys jose.JSONWebKeySet

@@ -9,6 +9,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -21,6 +23,8 @@ import (
 	"k8s.io/client-go/restmapper"
 	"sigs.k8s.io/kustomize/api/krusty"
 	"sigs.k8s.io/kustomize/kyaml/filesys"
+
+	"flux-token-refresher/e2e/internal/await"
 )
 
 // Render gives what an overlay of one namespace line makes of the kustomization in dir, as a user would write it.
@@ -95,6 +99,35 @@ func Parse(documents []byte) ([]*unstructured.Unstructured, error) {
 // Apply applies the objects (server-side apply, forced, as the client that config names). Objects that belong to no namespace, and what refers to
 // them, get the suffix "-NAMESPACE", so that installations in several namespaces leave each other alone.
 func Apply(ctx context.Context, config *rest.Config, namespace string, objects []*unstructured.Unstructured) error {
+	return each(config, namespace, objects, func(resource dynamic.ResourceInterface, object *unstructured.Unstructured) error {
+		options := metav1.ApplyOptions{FieldManager: "e2e", Force: true}
+		if _, err := resource.Apply(ctx, object.GetName(), object, options); err != nil {
+			return fmt.Errorf("apply %s %s: %w", object.GetKind(), object.GetName(), err)
+		}
+		return nil
+	})
+}
+
+// Delete deletes what Apply applied, the last first, and returns when each is gone with what belonged to it.
+func Delete(ctx context.Context, config *rest.Config, namespace string, objects []*unstructured.Unstructured) error {
+	objects = slices.Clone(objects)
+	slices.Reverse(objects)
+	return each(config, namespace, objects, func(resource dynamic.ResourceInterface, object *unstructured.Unstructured) error {
+		foreground := metav1.DeletePropagationForeground
+		if err := resource.Delete(ctx, object.GetName(), metav1.DeleteOptions{PropagationPolicy: &foreground}); err != nil {
+			return fmt.Errorf("delete %s %s: %w", object.GetKind(), object.GetName(), err)
+		}
+		_, err := await.Object(ctx, &unstructured.Unstructured{}, object.GetKind()+" "+object.GetName(),
+			func(o *unstructured.Unstructured) bool { return o == nil }, await.Dynamic(resource, object.GetName()))
+		return err
+	})
+}
+
+// each does something to each object, under the name that it has in the cluster.
+func each(
+	config *rest.Config, namespace string, objects []*unstructured.Unstructured,
+	do func(dynamic.ResourceInterface, *unstructured.Unstructured) error,
+) error {
 	client, err := dynamic.NewForConfig(config)
 	if err != nil {
 		return err
@@ -110,7 +143,7 @@ func Apply(ctx context.Context, config *rest.Config, namespace string, objects [
 	for i, object := range objects {
 		gvk := object.GroupVersionKind()
 		if mappings[i], err = mapper.RESTMapping(gvk.GroupKind(), gvk.Version); err != nil {
-			return fmt.Errorf("apply %s %s: %w", object.GetKind(), object.GetName(), err)
+			return fmt.Errorf("%s %s: %w", object.GetKind(), object.GetName(), err)
 		}
 		if mappings[i].Scope.Name() == meta.RESTScopeNameRoot && object.GetKind() != "Namespace" {
 			renamed[object.GetKind()+"/"+object.GetName()] = true
@@ -124,7 +157,7 @@ func Apply(ctx context.Context, config *rest.Config, namespace string, objects [
 		if kind, path := reference(object); kind != "" {
 			name, _, err := unstructured.NestedString(object.Object, path...)
 			if err != nil {
-				return fmt.Errorf("apply %s %s: %w", object.GetKind(), object.GetName(), err)
+				return fmt.Errorf("%s %s: %w", object.GetKind(), object.GetName(), err)
 			}
 			if renamed[kind+"/"+name] {
 				_ = unstructured.SetNestedField(object.Object, rename(name), path...) // a string was read there
@@ -134,9 +167,8 @@ func Apply(ctx context.Context, config *rest.Config, namespace string, objects [
 		if mappings[i].Scope.Name() == meta.RESTScopeNameNamespace {
 			resource = client.Resource(mappings[i].Resource).Namespace(object.GetNamespace())
 		}
-		options := metav1.ApplyOptions{FieldManager: "e2e", Force: true}
-		if _, err := resource.Apply(ctx, object.GetName(), object, options); err != nil {
-			return fmt.Errorf("apply %s %s: %w", object.GetKind(), object.GetName(), err)
+		if err := do(resource, object); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -148,8 +180,8 @@ func reference(object *unstructured.Unstructured) (kind string, path []string) {
 	case "RoleBinding", "ClusterRoleBinding":
 		kind, _, _ = unstructured.NestedString(object.Object, "roleRef", "kind")
 		return kind, []string{"roleRef", "name"}
-	case "ValidatingAdmissionPolicyBinding":
-		return "ValidatingAdmissionPolicy", []string{"spec", "policyName"}
+	case "ValidatingAdmissionPolicyBinding", "MutatingAdmissionPolicyBinding":
+		return strings.TrimSuffix(object.GetKind(), "Binding"), []string{"spec", "policyName"}
 	}
 	return "", nil
 }

@@ -1,4 +1,4 @@
-// Package netproxy is a TCP proxy on loopback whose network can be cut, hung and healed.
+// Package netproxy is a TCP proxy whose network can be cut, hung and healed.
 package netproxy
 
 import (
@@ -28,17 +28,22 @@ type line struct {
 	work     sync.WaitGroup
 }
 
-// Start starts a proxy to target, an address IP:PORT. The caller must Close it.
+// Start starts a proxy to target, an address IP:PORT, at a free port of loopback. The caller must Close it.
 func Start(target string) (*Proxy, error) {
-	to, err := netip.ParseAddrPort(target)
-	if err != nil {
-		return nil, err
-	}
 	free, err := loopback.Address()
 	if err != nil {
 		return nil, err
 	}
-	address, err := netip.ParseAddrPort(free)
+	return StartAt(free, target)
+}
+
+// StartAt is Start at an address IP:PORT of one's own.
+func StartAt(at, target string) (*Proxy, error) {
+	to, err := netip.ParseAddrPort(target)
+	if err != nil {
+		return nil, err
+	}
+	address, err := netip.ParseAddrPort(at)
 	if err != nil {
 		return nil, err
 	}

@@ -1,10 +1,11 @@
-// Package toolchain builds the programs that the tests run, from source, with nothing but Go: the tools
-// (kube-apiserver, etcd, kubectl, Flux's controllers, golangci-lint), which take minutes and are kept in the user's cache
-// folder, and the product itself.
+// Package toolchain builds the programs that the tests run, from source, with nothing but Go: the tools (Kubernetes, etcd,
+// containerd, Flux's controllers, golangci-lint), which take minutes and are kept in the user's cache folder, and the
+// product itself.
 package toolchain
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -13,8 +14,10 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	pathpkg "path"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -23,22 +26,46 @@ import (
 	"golang.org/x/mod/module"
 )
 
-// Tool is a program built from the Go module e2e/tools/NAME, whose one tool line says which package it is.
+// Tool is a program built from a Go module below e2e/tools, one of whose tool lines says which package it is.
 type Tool struct {
 	Name string
+	// Module is the folder of the module; Name when empty, and the module then has one tool line. In another the tool's line
+	// ends in Name.
+	Module string
 	// Takes is how long the first build took on two cores with an empty build cache (measured).
 	Takes time.Duration
 }
 
-// The tools; each has a module of its own, because their dependencies do not agree.
+// The tools. Those of different projects have modules of their own, because their dependencies do not agree.
 var (
 	Etcd                   = Tool{Name: "etcd", Takes: 44 * time.Second}
-	KubeAPIServer          = Tool{Name: "kube-apiserver", Takes: 4*time.Minute + 13*time.Second}
-	Kubectl                = Tool{Name: "kubectl", Takes: 30 * time.Second} // beside kube-apiserver, whose packages it shares
+	KubeAPIServer          = Tool{Name: "kube-apiserver", Module: "kubernetes", Takes: 4*time.Minute + 13*time.Second}
+	Kubectl                = Tool{Name: "kubectl", Module: "kubernetes", Takes: 30 * time.Second} // beside kube-apiserver, whose packages it shares
 	GolangCILint           = Tool{Name: "golangci-lint", Takes: 90 * time.Second}
 	SourceController       = Tool{Name: "source-controller", Takes: 3*time.Minute + 20*time.Second}
 	NotificationController = Tool{Name: "notification-controller", Takes: 5 * time.Minute}
 )
+
+// What makes a node of the control plane that Etcd and KubeAPIServer are; KubeAPIServer is built before them.
+var (
+	KubeControllerManager = Tool{Name: "kube-controller-manager", Module: "kubernetes", Takes: 41 * time.Second}
+	KubeScheduler         = Tool{Name: "kube-scheduler", Module: "kubernetes", Takes: 46 * time.Second}
+	Kubelet               = Tool{Name: "kubelet", Module: "kubernetes", Takes: 43 * time.Second}
+	KubeProxy             = Tool{Name: "kube-proxy", Module: "kubernetes", Takes: 12 * time.Second}
+	Containerd            = Tool{Name: "containerd", Module: "containerd", Takes: 62 * time.Second}
+	ContainerdShim        = Tool{Name: "containerd-shim-runc-v2", Module: "containerd", Takes: 10 * time.Second}
+	Ctr                   = Tool{Name: "ctr", Module: "containerd", Takes: 10 * time.Second}
+	CoreDNS               = Tool{Name: "coredns", Takes: 2 * time.Minute}
+)
+
+// Node is all that makes a node.
+var Node = []Tool{KubeControllerManager, KubeScheduler, Kubelet, KubeProxy, Containerd, ContainerdShim, Ctr, CoreDNS}
+
+// Pause builds the program that holds a Pod's namespaces into dir, static, and gives its path.
+func Pause(ctx context.Context, dir string) (string, error) {
+	path := filepath.Join(dir, "pause")
+	return path, goBuild(ctx, "", []string{"CGO_ENABLED=0"}, "-buildvcs=false", "-o", path, "flux-token-refresher/e2e/internal/node/pause")
+}
 
 // Build gives the path of the tool in the user's cache folder (os.UserCacheDir()/flux-token-refresher), after building
 // it where it is missing, which is said on progress. Another version of the tool, of Go, or of a dependency is
@@ -73,6 +100,15 @@ func (t Tool) Build(ctx context.Context, progress io.Writer) (string, error) {
 	return path, nil
 }
 
+// Version gives the version of the tool, as v1.2.3.
+func (t Tool) Version(ctx context.Context) (string, error) {
+	m, err := t.module(ctx)
+	if err != nil {
+		return "", fmt.Errorf("tool %s: %w", t.Name, err)
+	}
+	return m.tool.Version, nil
+}
+
 // SourceDir gives the folder of the tool's sources in Go's module cache, after downloading them where they are missing: what
 // a tool's repository has beside its program, as CustomResourceDefinitions, is of the program's version there.
 func (t Tool) SourceDir(ctx context.Context) (string, error) {
@@ -91,10 +127,33 @@ func (t Tool) SourceDir(ctx context.Context) (string, error) {
 	return downloaded.Dir, nil
 }
 
+// Root gives the folder of the product's module.
+func Root(ctx context.Context) (string, error) { return moduleDir(ctx, "flux-token-refresher") }
+
+// DownloadModules downloads what the product is built of, where it is missing.
+func DownloadModules(ctx context.Context) error {
+	root, err := Root(ctx)
+	if err != nil {
+		return err
+	}
+	_, err = goCommand(ctx, root, nil, "mod", "download")
+	return err
+}
+
+// GoEnv gives variables of the go command.
+func GoEnv(ctx context.Context, names ...string) (map[string]string, error) {
+	out, err := goCommand(ctx, "", nil, append([]string{"env", "-json"}, names...)...)
+	if err != nil {
+		return nil, err
+	}
+	var env map[string]string
+	return env, json.Unmarshal(out, &env)
+}
+
 // Product builds flux-token-refresher into dir and gives its path; race adds the race detector, which needs a C
 // compiler.
 func Product(ctx context.Context, dir string, race bool) (string, error) {
-	root, err := moduleDir(ctx, "flux-token-refresher")
+	root, err := Root(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -139,11 +198,11 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// toolModule is the module e2e/tools/NAME.
+// toolModule is a tool's module below e2e/tools.
 type toolModule struct {
 	dir   string
 	goMod []byte
-	pkg   string         // that the tool line names
+	pkg   string         // that the tool's line names
 	tool  module.Version // the module that holds it
 }
 
@@ -152,7 +211,7 @@ func (t Tool) module(ctx context.Context) (toolModule, error) {
 	if err != nil {
 		return toolModule{}, err
 	}
-	m := toolModule{dir: filepath.Join(e2e, "tools", t.Name)}
+	m := toolModule{dir: filepath.Join(e2e, "tools", cmp.Or(t.Module, t.Name))}
 	if m.goMod, err = os.ReadFile(filepath.Join(m.dir, "go.mod")); err != nil {
 		return toolModule{}, err
 	}
@@ -160,10 +219,13 @@ func (t Tool) module(ctx context.Context) (toolModule, error) {
 	if err != nil {
 		return toolModule{}, err
 	}
-	if len(file.Tool) != 1 {
-		return toolModule{}, fmt.Errorf("go.mod: %d tool lines, want one", len(file.Tool))
+	tools := slices.DeleteFunc(file.Tool, func(line *modfile.Tool) bool {
+		return t.Module != "" && pathpkg.Base(line.Path) != t.Name
+	})
+	if len(tools) != 1 {
+		return toolModule{}, fmt.Errorf("go.mod: %d tool lines for it, want one", len(tools))
 	}
-	m.pkg = file.Tool[0].Path
+	m.pkg = tools[0].Path
 	for _, require := range file.Require {
 		if path := require.Mod.Path; (m.pkg == path || strings.HasPrefix(m.pkg, path+"/")) && len(path) > len(m.tool.Path) {
 			m.tool = require.Mod

@@ -1,4 +1,4 @@
-// Certificates: the emulator's own, of a CA and a server on loopback, and those of applications.
+// Certificates: the emulators' own, of a CA and a server, and those of applications.
 
 package azuretest
 
@@ -17,10 +17,12 @@ import (
 	"time"
 )
 
-func newCertificates() (ca []byte, server tls.Certificate, err error) {
+// NewCertificate makes a server's certificate for loopback, and for a host unless that is empty, and the CA (PEM) that signed it, whose
+// key nobody has any more.
+func NewCertificate(host string) (ca []byte, server tls.Certificate, err error) {
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("certificates of the emulator: %w", err)
+			err = fmt.Errorf("certificates of an emulator: %w", err)
 		}
 	}()
 	caKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -33,18 +35,22 @@ func newCertificates() (ca []byte, server tls.Certificate, err error) {
 	}
 	from, to := time.Now().Add(-time.Hour), time.Now().AddDate(1, 0, 0)
 	caTemplate := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "CA of the Entra emulator"}, NotBefore: from, NotAfter: to,
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "CA of an emulator"}, NotBefore: from, NotAfter: to,
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
 	}
 	caDER, err := x509.CreateCertificate(rand.Reader, caTemplate, caTemplate, caKey.Public(), caKey)
 	if err != nil {
 		return nil, tls.Certificate{}, err
 	}
-	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
-		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "Entra emulator"}, NotBefore: from, NotAfter: to,
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "Emulator"}, NotBefore: from, NotAfter: to,
 		DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-	}, caTemplate, key.Public(), caKey)
+	}
+	if host != "" {
+		template.DNSNames = append(template.DNSNames, host)
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, caTemplate, key.Public(), caKey)
 	if err != nil {
 		return nil, tls.Certificate{}, err
 	}

@@ -3,6 +3,7 @@
 package azuretest
 
 import (
+	"cmp"
 	"errors"
 	"maps"
 	"net/http"
@@ -27,7 +28,7 @@ type Entra struct {
 
 // Start serves until Close.
 func Start(config Config) (*Entra, error) {
-	ca, certificate, err := newCertificates()
+	ca, certificate, err := NewCertificate(config.Host)
 	if err != nil {
 		return nil, err
 	}
@@ -54,7 +55,7 @@ func Start(config Config) (*Entra, error) {
 	if err != nil {
 		return nil, err
 	}
-	e.url = "https://" + address.String() + "/"
+	e.url = "https://" + cmp.Or(config.Host, address.String()) + "/"
 	return e, nil
 }
 
