@@ -1,5 +1,5 @@
 # Everything here but a node needs Go, a C compiler (for the race detector), make and git, and nothing else. What takes minutes to build
-# (Kubernetes, etcd, containerd, Flux's controllers, golangci-lint) is built once, into the user's cache folder.
+# (Kubernetes, etcd, containerd, Flux's controllers, Jaeger, Prometheus, golangci-lint) is built once, into the user's cache folder.
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 

@@ -7,18 +7,15 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"flux-token-refresher/e2e/internal/devops"
 	"flux-token-refresher/e2e/internal/flux"
 	"flux-token-refresher/e2e/internal/otlp"
-	"flux-token-refresher/e2e/internal/replica"
 	"flux-token-refresher/refresh"
 )
 
@@ -154,49 +151,6 @@ func TestEventLoop(t *testing.T) {
 		step{"source woken → Ready", woken, ready},
 		step{"event received → Ready", received, ready},
 		step{"refused → Ready", refused, ready})
-}
-
-// TestOneTrace: one trace runs from the event at a follower to the word to Flux from the leader.
-func TestOneTrace(t *testing.T) {
-	t.Parallel()
-	l := newLoop(t, controlPlane, fluxOf(t), newNamespace(t))
-	l.start(t, "")
-	l.sources.notify(t, l.events)
-	awaitSecret(t, l.Installation, credential, sound(l.Installation))
-	l.read(t, "source")
-	_, request := l.event(t)
-	if _, err := l.spans.Wait(patient(t), func(s otlp.Span) bool { return s.Name == "refresh" && s.TraceID == request.TraceID }); err != nil {
-		t.Fatalf("no refresh belongs to the event's trace: %v", err)
-	}
-	spans := map[string]otlp.Span{}
-	all := l.spans.Spans(func(s otlp.Span) bool { return s.TraceID == request.TraceID })
-	for _, s := range all {
-		spans[s.Name] = s
-	}
-	for _, want := range []struct {
-		name, parent string
-		kind         tracepb.Span_SpanKind
-		pod          *replica.Replica
-	}{
-		{"POST /events", "", tracepb.Span_SPAN_KIND_SERVER, l.follower},
-		{"refresh.request", "POST /events", tracepb.Span_SPAN_KIND_PRODUCER, l.follower},
-		{"refresh", "refresh.request", tracepb.Span_SPAN_KIND_CONSUMER, l.leader},
-		{"token.acquire", "refresh", tracepb.Span_SPAN_KIND_INTERNAL, l.leader},
-		{"secret.apply", "refresh", tracepb.Span_SPAN_KIND_INTERNAL, l.leader},
-		{"token.verify", "refresh", tracepb.Span_SPAN_KIND_INTERNAL, l.leader},
-		{"flux.wake", "refresh", tracepb.Span_SPAN_KIND_INTERNAL, l.leader},
-	} {
-		got := spans[want.name]
-		if got.ID == "" || got.Parent != spans[want.parent].ID || got.Kind != want.kind || got.Resource["k8s.pod.name"] != want.pod.Name() {
-			t.Errorf("%s is %s of %s below %q, want %s of %s below %s", want.name, got.Kind, got.Resource["k8s.pod.name"], got.Parent,
-				want.kind, want.pod.Name(), want.parent)
-		}
-	}
-	var tree strings.Builder
-	if err := otlp.WriteTree(&tree, all); err != nil {
-		t.Fatal(err)
-	}
-	t.Log("\n" + tree.String())
 }
 
 // TestEventsAreProven: of a body that was signed once, only the signature counts: headers that could make another event of it are refused,

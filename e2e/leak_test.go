@@ -249,6 +249,7 @@ func newDrive(t *testing.T, identity string) *drive {
 		s.Env = d.receiver.Env()
 		s.Env["AZURE_SDK_GO_LOGGING"] = "all"
 		s.Env["OTEL_METRIC_EXPORT_INTERVAL"] = "500" // ms: while there is something to tell
+		s.Env["OTEL_LOGS_EXPORTER"] = "otlp"
 		for name, object := range map[string]*corev1.Secret{
 			"credential": {StringData: map[string]string{
 				"clientSecret": clientSecret, "tls.crt": certificate.CertificatePEM, "tls.key": certificate.KeyPEM,
@@ -561,7 +562,7 @@ func (d *drive) searchAll(t *testing.T) {
 
 	for what, evidence := range map[string][]string{
 		"the log":                 {`"level":"DEBUG"`, "AADSTS700213", "AADSTS1234567", "429", "503", "307", "422", saidLost},
-		"OTLP":                    {"secret.apply", "token.acquire", "GetToken", "HTTP POST", "token_refresher.refreshes"},
+		"OTLP":                    {"secret.apply", "token.acquire", "GetToken", "HTTP POST", "PATCH /api/v1/namespaces", "token_refresher.refreshes", saidLost},
 		"/metrics":                {"token_refresher_refreshes_total", "token_refresher_token_requests_total"},
 		"/metrics in OpenMetrics": {"token_refresher_refreshes_total", "# EOF"},
 		"Events":                  {`"Refreshed"`, `"RefreshFailed"`, `"Adopted"`, `"Refused"`},

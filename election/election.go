@@ -112,7 +112,7 @@ func enter(ctx context.Context, cfg Config) (e *election, leave func(), err erro
 	if err != nil {
 		return nil, nil, fmt.Errorf("election: %w", err)
 	}
-	e.terms, err = meter.Int64Counter("token_refresher.leader.transitions",
+	e.terms, err = meter.Int64Counter("token_refresher.leader.transitions", metric.WithUnit("{term}"),
 		metric.WithDescription("Terms of leadership that this replica began."))
 	if err != nil {
 		return nil, nil, fmt.Errorf("election: %w", err)

@@ -5,7 +5,9 @@ package events
 import (
 	"context"
 	"log/slog"
+	"net"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -28,7 +30,7 @@ type instruments struct {
 }
 
 func newInstruments(tp trace.TracerProvider, mp metric.MeterProvider) (*instruments, error) {
-	events, err := mp.Meter(scope).Int64Counter("token_refresher.events",
+	events, err := mp.Meter(scope).Int64Counter("token_refresher.events", metric.WithUnit("{event}"),
 		metric.WithDescription("Events that were taken, by what became of them; and requests that were refused, with verdict none and the reason as outcome."))
 	if err != nil {
 		return nil, err
@@ -63,8 +65,16 @@ func (i *instruments) start(request *http.Request, sender Sender, wholeRequest b
 	if wholeRequest {
 		ctx = propagation.TraceContext{}.Extract(ctx, propagation.HeaderCarrier(request.Header))
 	}
-	ctx, s := i.tracer.Start(ctx, "POST "+Path, trace.WithSpanKind(trace.SpanKindServer), trace.WithTimestamp(received),
-		trace.WithAttributes(semconv.HTTPRequestMethodPost, semconv.HTTPRoute(Path), senderKey.String(sender.Name)))
+	scheme, peer := "http", request.RemoteAddr
+	if request.TLS != nil {
+		scheme = "https"
+	}
+	if host, _, err := net.SplitHostPort(peer); err == nil {
+		peer = host
+	}
+	ctx, s := i.tracer.Start(ctx, "POST "+Path, trace.WithSpanKind(trace.SpanKindServer), trace.WithTimestamp(received), trace.WithAttributes(
+		semconv.HTTPRequestMethodPost, semconv.HTTPRoute(Path), semconv.URLPath(Path), semconv.URLScheme(scheme),
+		semconv.NetworkPeerAddress(peer), semconv.NetworkProtocolVersion(strings.TrimPrefix(request.Proto, "HTTP/")), senderKey.String(sender.Name)))
 	return ctx, span{s}
 }
 
@@ -106,8 +116,9 @@ func (s span) end(err error) {
 	status := http.StatusAccepted
 	if err != nil {
 		r := asRefusal(err)
+		s.SetAttributes(outcomeKey.String(string(r.why)))
 		if status = statuses[r.why]; status >= http.StatusInternalServerError {
-			s.SetStatus(codes.Error, r.text)
+			s.failed(r, strconv.Itoa(status))
 		}
 	}
 	s.SetAttributes(semconv.HTTPResponseStatusCode(status))
@@ -117,13 +128,24 @@ func (s span) end(err error) {
 // endFile ends the span of what Handle was given.
 func (s span) endFile(err error) {
 	if err != nil {
-		s.SetStatus(codes.Error, asRefusal(err).text)
+		r := asRefusal(err)
+		s.failed(r, string(r.why))
 	}
 	s.End()
 }
 
+// failed marks a span with what its sender is told: the cause is for the log.
+func (s span) failed(r *refusal, errorType string) {
+	s.RecordError(r)
+	s.SetStatus(codes.Error, r.text)
+	s.SetAttributes(semconv.ErrorTypeKey.String(errorType))
+}
+
 func (i *instruments) startRequest(ctx context.Context, sender Sender, e event.Event, a Answer, target string) (context.Context, span) {
 	ctx, s := i.tracer.Start(ctx, "refresh.request", trace.WithSpanKind(trace.SpanKindProducer), trace.WithAttributes(identify(e)...),
+		// The Secret carries the request to the leader.
+		trace.WithAttributes(semconv.MessagingSystemKey.String("kubernetes"), semconv.MessagingDestinationName(target),
+			semconv.MessagingOperationTypeSend, semconv.MessagingOperationName("refresh.request")),
 		trace.WithAttributes(senderKey.String(sender.Name), targetKey.String(target), verdictKey.String(string(a.Verdict)), ruleKey.String(a.Rule)))
 	return ctx, span{s}
 }
@@ -131,7 +153,8 @@ func (i *instruments) startRequest(ctx context.Context, sender Sender, e event.E
 // outcome ends the span of one target's request.
 func (s span) outcome(o Outcome, err error) {
 	if err != nil {
-		s.SetStatus(codes.Error, asRefusal(err).text)
+		r := asRefusal(err)
+		s.failed(r, string(r.why))
 	} else {
 		s.SetAttributes(outcomeKey.String(string(o)))
 	}

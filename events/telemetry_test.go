@@ -63,11 +63,18 @@ func TestSpans(t *testing.T) {
 		maps.Copy(more, event)
 		return more
 	}
-	want := with(map[string]string{"http.request.method": "POST", "http.route": "/events", "http.response.status_code": "202"})
+	want := with(map[string]string{
+		"http.request.method": "POST", "http.route": "/events", "http.response.status_code": "202",
+		"url.path": "/events", "url.scheme": "http", "network.peer.address": "192.0.2.1", "network.protocol.version": "1.1",
+	})
 	if diff := cmp.Diff(want, attributesOf(server)); diff != "" {
 		t.Error(diff)
 	}
-	if diff := cmp.Diff(with(map[string]string{"refresh.target": "apps/repos"}), attributesOf(producer)); diff != "" {
+	want = with(map[string]string{
+		"refresh.target": "apps/repos", "messaging.system": "kubernetes", "messaging.destination.name": "apps/repos",
+		"messaging.operation.type": "send", "messaging.operation.name": "refresh.request",
+	})
+	if diff := cmp.Diff(want, attributesOf(producer)); diff != "" {
 		t.Error(diff)
 	}
 	if server.SpanKind() != trace.SpanKindServer || producer.SpanKind() != trace.SpanKindProducer {
@@ -106,7 +113,10 @@ func TestSpansOfABatch(t *testing.T) {
 	body := batchOf(cloudEvent(nil), cloudEvent(map[string]any{"id": "2", "subject": "apps/two", "traceparent": linkParent}))
 	wantStatus(t, b.send(t, body, signed(fluxKey)), http.StatusAccepted)
 	server := b.span(t, "POST /events")
-	want := map[string]string{"event.sender": "flux", "http.request.method": "POST", "http.route": "/events", "http.response.status_code": "202", "messaging.batch.message_count": "2"}
+	want := map[string]string{
+		"event.sender": "flux", "messaging.batch.message_count": "2", "http.request.method": "POST", "http.route": "/events", "http.response.status_code": "202",
+		"url.path": "/events", "url.scheme": "http", "network.peer.address": "192.0.2.1", "network.protocol.version": "1.1",
+	}
 	if diff := cmp.Diff(want, attributesOf(server)); diff != "" {
 		t.Error(diff)
 	}
@@ -160,14 +170,18 @@ func TestSpanStatus(t *testing.T) {
 	b := newBench(t)
 	b.requester.set("apps/repos", down)
 	wantStatus(t, b.send(t, cloudEvent(nil), signed(fluxKey)), http.StatusServiceUnavailable)
-	for _, name := range []string{"POST /events", "refresh.request"} {
-		if s := b.span(t, name); s.Status().Code != codes.Error {
-			t.Errorf("%s: status %v", name, s.Status())
+	for name, errorType := range map[string]string{"POST /events": "503", "refresh.request": "unavailable"} {
+		s := b.span(t, name)
+		if s.Status().Code != codes.Error || attributesOf(s)["error.type"] != errorType {
+			t.Errorf("%s: status %v, %v", name, s.Status(), attributesOf(s))
+		}
+		if len(s.Events()) != 1 || s.Events()[0].Name != "exception" {
+			t.Errorf("%s: events %v, want the exception", name, s.Events())
 		}
 	}
 	b = newBench(t)
 	wantStatus(t, b.send(t, cloudEvent(map[string]any{"id": nil}), signed(fluxKey)), http.StatusBadRequest)
-	if s := b.span(t, "POST /events"); s.Status().Code != codes.Unset || attributesOf(s)["http.response.status_code"] != "400" {
+	if s := b.span(t, "POST /events"); s.Status().Code != codes.Unset || attributesOf(s)["http.response.status_code"] != "400" || attributesOf(s)["event.outcome"] != "invalid" {
 		t.Errorf("status %v, %v", s.Status(), attributesOf(s))
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/propagation"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
 	"go.opentelemetry.io/otel/trace"
 )
 
@@ -31,7 +32,7 @@ func newInstruments(mp metric.MeterProvider, tp trace.TracerProvider, entries ma
 	repaired, err5 := meter.Float64Histogram("token_refresher.event_to_secret", metric.WithUnit("s"),
 		metric.WithDescription("Time from receiving an event until another token stood in the Secret that it was about."),
 		metric.WithExplicitBucketBoundaries(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900))
-	refreshes, err2 := meter.Int64ObservableCounter("token_refresher.refreshes",
+	refreshes, err2 := meter.Int64ObservableCounter("token_refresher.refreshes", metric.WithUnit("{refresh}"),
 		metric.WithDescription("Reconciliations of a Secret that did something, or had to wait for a change of it."))
 	expiry, err3 := meter.Float64ObservableGauge("token_refresher.token.expiry.timestamp", metric.WithUnit("s"),
 		metric.WithDescription("When the token in the Secret ends, in seconds since 1970; 0 when there is none, or the Secret was not seen yet."))
@@ -93,11 +94,18 @@ func (i *instruments) answered(ctx context.Context, request Request) {
 // refreshSpan is the span of one reconciliation that acts.
 type refreshSpan struct{ trace.Span }
 
-// start opens the span below the event that asked for the refresh, if its trace came along on the Secret.
+// start opens the span. Where a request is answered, that is a message that the Secret carried: the span is below the event that asked, if its
+// trace came along, and its attributes are those of messaging.
 func (i *instruments) start(ctx context.Context, target Target, request Request, d Decision) (context.Context, refreshSpan) {
 	ctx = propagation.TraceContext{}.Extract(ctx, propagation.MapCarrier{"traceparent": request.TraceParent})
-	ctx, span := i.tracer.Start(ctx, "refresh", trace.WithSpanKind(trace.SpanKindConsumer), trace.WithAttributes(
-		attribute.String("refresh.target", target.Name.String()), attribute.String("refresh.reason", string(d.Reason))))
+	options := []trace.SpanStartOption{trace.WithAttributes(
+		attribute.String("refresh.target", target.Name.String()), attribute.String("refresh.reason", string(d.Reason)))}
+	if request.Open() {
+		options = append(options, trace.WithSpanKind(trace.SpanKindConsumer), trace.WithAttributes(
+			semconv.MessagingSystemKey.String("kubernetes"), semconv.MessagingDestinationName(target.Name.String()),
+			semconv.MessagingOperationTypeProcess, semconv.MessagingOperationName("refresh")))
+	}
+	ctx, span := i.tracer.Start(ctx, "refresh", options...)
 	return ctx, refreshSpan{span}
 }
 
@@ -106,15 +114,43 @@ func (s refreshSpan) end(outcome Outcome, token Token, err error) {
 	if !token.IsZero() {
 		s.SetAttributes(attribute.String("token.expires_at", token.Expires.UTC().Format(time.RFC3339)))
 	}
-	if err != nil {
-		s.SetStatus(codes.Error, err.Error())
+	switch {
+	case err != nil:
+		failed(s, err)
+	case outcome == TokenRejected:
+		s.SetStatus(codes.Error, sentences[outcome])
+		s.SetAttributes(semconv.ErrorTypeKey.String("token_rejected"))
 	}
 	s.End()
 }
 
 func (s refreshSpan) gaveUp() {
-	s.SetStatus(codes.Error, "the term of leadership ended")
+	failed(s, errTermEnded)
 	s.End()
+}
+
+// failed marks a span with what may be told of err.
+func failed(span trace.Span, err error) {
+	err = shown(err)
+	span.RecordError(err)
+	span.SetStatus(codes.Error, err.Error())
+	span.SetAttributes(semconv.ErrorTypeKey.String(errorType(err)))
+}
+
+// errorType is one of a few words for what shown gives.
+func errorType(err error) string {
+	switch {
+	case errors.Is(err, ErrConflict):
+		return "conflict"
+	case errors.Is(err, errNotLeading), errors.Is(err, errTermEnded):
+		return "not_leading"
+	case errors.Is(err, context.Canceled):
+		return "canceled"
+	case errors.Is(err, context.DeadlineExceeded):
+		return "timeout"
+	default:
+		return string(known(err).Class)
+	}
 }
 
 func setAttributes(ctx context.Context, attrs ...attribute.KeyValue) {
@@ -127,7 +163,7 @@ func (i *instruments) span(ctx context.Context, name string, step func(context.C
 	defer span.End()
 	err := step(ctx)
 	if err != nil {
-		span.SetStatus(codes.Error, shown(err).Error())
+		failed(span, err)
 	}
 	return err
 }

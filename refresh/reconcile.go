@@ -102,6 +102,7 @@ var sentences = map[Outcome]string{
 
 var (
 	errNotLeading = errors.New("the lease is not known to be ours")
+	errTermEnded  = errors.New("the term of leadership ended")
 	// errParked: whoever mints wakes it.
 	errParked = errors.New("another target's mint will do")
 )
@@ -321,7 +322,7 @@ func (t *term) log(e *entry, d Decision) *slog.Logger {
 
 // shown gives what may stand in a span: our own sentences, never a server's.
 func shown(err error) error {
-	for _, ours := range []error{ErrConflict, errNotLeading, context.Canceled, context.DeadlineExceeded} {
+	for _, ours := range []error{ErrConflict, errNotLeading, errTermEnded, context.Canceled, context.DeadlineExceeded} {
 		if errors.Is(err, ours) {
 			return ours
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/sdk/trace"
 	oteltrace "go.opentelemetry.io/otel/trace"
@@ -607,12 +609,45 @@ func TestSpans(t *testing.T) {
 		if diff := cmp.Diff(map[string]string{
 			"refresh.target": "flux-system/flux-system", "refresh.reason": "RefreshRequested", "refresh.outcome": "Refreshed",
 			"token.expires_at": w.source.Mints()[0].Token.Expires.UTC().Format(time.RFC3339),
+			"messaging.system": "kubernetes", "messaging.destination.name": "flux-system/flux-system",
+			"messaging.operation.type": "process", "messaging.operation.name": "refresh",
 		}, attributes); diff != "" {
 			t.Errorf("attributes of refresh: -want +got:\n%s", diff)
 		}
 		for _, child := range []string{"token.acquire", "secret.apply", "flux.wake"} {
 			if s := spans[child]; s == nil || s.Parent().SpanID() != root.SpanContext().SpanID() {
 				t.Errorf("%s is not a child of refresh", child)
+			}
+		}
+	})
+}
+
+// TestSpansOfFailures: each says what failed in a word, in a sentence and as an event; what nobody asked for consumes nothing.
+func TestSpansOfFailures(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		created := target
+		created.Create = true
+		w := newWorld(created)
+		failure := &refresh.Error{Class: refresh.Misconfigured, Code: "AADSTS700016", Text: "the application is not in the tenant"}
+		w.fail(func(refresh.MintKey) error { return failure })
+		w.lead(t)()
+		ended := w.spans.Ended()
+		if len(ended) != 2 || ended[0].Name() != "token.acquire" || ended[1].Name() != "refresh" {
+			t.Fatalf("spans %v", ended)
+		}
+		for _, s := range ended {
+			if s.Status().Code != codes.Error || s.Status().Description != failure.Error() {
+				t.Errorf("%s: status %v", s.Name(), s.Status())
+			}
+			if !slices.Contains(s.Attributes(), attribute.String("error.type", "misconfigured")) {
+				t.Errorf("%s: attributes %v", s.Name(), s.Attributes())
+			}
+			if len(s.Events()) != 1 || !slices.Contains(s.Events()[0].Attributes, attribute.String("exception.message", failure.Error())) {
+				t.Errorf("%s: events %v", s.Name(), s.Events())
+			}
+			if s.SpanKind() != oteltrace.SpanKindInternal {
+				t.Errorf("%s is a %s", s.Name(), s.SpanKind())
 			}
 		}
 	})

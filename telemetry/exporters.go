@@ -11,12 +11,13 @@ import (
 	"strings"
 
 	"go.opentelemetry.io/contrib/exporters/autoexport"
+	sdklog "go.opentelemetry.io/otel/sdk/log"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 )
 
 func spanExporters(ctx context.Context) ([]sdktrace.SpanExporter, error) {
-	return create(ctx, "OTEL_TRACES_EXPORTER", chosen("TRACES"), func(ctx context.Context) (sdktrace.SpanExporter, error) {
+	return create(ctx, "OTEL_TRACES_EXPORTER", chosen("TRACES", true), func(ctx context.Context) (sdktrace.SpanExporter, error) {
 		return autoexport.NewSpanExporter(ctx)
 	})
 }
@@ -24,23 +25,31 @@ func spanExporters(ctx context.Context) ([]sdktrace.SpanExporter, error) {
 // metricReaders are the readers beside /metrics. That is the prometheus exporter: autoexport's own would listen on a
 // second port, 9464.
 func metricReaders(ctx context.Context) ([]sdkmetric.Reader, error) {
-	names := slices.DeleteFunc(chosen("METRICS"), func(name string) bool { return name == "prometheus" })
+	names := slices.DeleteFunc(chosen("METRICS", true), func(name string) bool { return name == "prometheus" })
 	return create(ctx, "OTEL_METRICS_EXPORTER", names, func(ctx context.Context) (sdkmetric.Reader, error) {
 		return autoexport.NewMetricReader(ctx)
 	})
 }
 
-// chosen reads the list OTEL_<signal>_EXPORTER, without "none". Left empty it means otlp where an endpoint is set, as in
-// the specification, and nothing where none is: the default of the specification, and of autoexport, is a collector on
-// localhost, which a pod does not have.
-func chosen(signal string) []string {
+// logExporters are there when OTEL_LOGS_EXPORTER or an endpoint of logs asks for them. The endpoint of all signals does not: the
+// log of a pod is collected from its standard error already, and would come twice.
+func logExporters(ctx context.Context) ([]sdklog.Exporter, error) {
+	return create(ctx, "OTEL_LOGS_EXPORTER", chosen("LOGS", false), func(ctx context.Context) (sdklog.Exporter, error) {
+		return autoexport.NewLogExporter(ctx)
+	})
+}
+
+// chosen reads the list OTEL_<signal>_EXPORTER, without "none". Left empty it means otlp where an endpoint is set (that of the
+// signal, or that of all where shared), as in the specification, and nothing where none is: the default of the specification, and of
+// autoexport, is a collector on localhost, which a pod does not have.
+func chosen(signal string, shared bool) []string {
 	var names []string
 	for name := range strings.SplitSeq(os.Getenv("OTEL_"+signal+"_EXPORTER"), ",") {
 		if name = strings.TrimSpace(name); name != "" && !slices.Contains(names, name) {
 			names = append(names, name)
 		}
 	}
-	if len(names) == 0 && (os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT") != "" || os.Getenv("OTEL_EXPORTER_OTLP_"+signal+"_ENDPOINT") != "") {
+	if len(names) == 0 && (shared && os.Getenv("OTEL_EXPORTER_OTLP_ENDPOINT") != "" || os.Getenv("OTEL_EXPORTER_OTLP_"+signal+"_ENDPOINT") != "") {
 		return []string{"otlp"}
 	}
 	return slices.DeleteFunc(names, func(name string) bool { return name == "none" })

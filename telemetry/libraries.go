@@ -133,7 +133,7 @@ func redact(err error) string {
 // word by word ("Bearer …").
 func secretsOfEnvironment() []string {
 	var secrets []string
-	for _, variable := range []string{"OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_METRICS_HEADERS"} {
+	for _, variable := range []string{"OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_METRICS_HEADERS", "OTEL_EXPORTER_OTLP_LOGS_HEADERS"} {
 		for pair := range strings.SplitSeq(os.Getenv(variable), ",") {
 			_, raw, ok := strings.Cut(pair, "=")
 			if !ok {

@@ -1,4 +1,4 @@
-// The log: slog, with the ids of the trace that a line belongs to.
+// The log: slog, with the ids of the trace that a line belongs to, and the same lines over OpenTelemetry where they are asked for.
 
 package telemetry
 
@@ -9,6 +9,8 @@ import (
 	"os"
 	"slices"
 
+	"go.opentelemetry.io/contrib/bridges/otelslog"
+	sdklog "go.opentelemetry.io/otel/sdk/log"
 	"go.opentelemetry.io/otel/trace"
 )
 
@@ -38,6 +40,28 @@ func newLogger(cfg Config) (*slog.Logger, error) {
 		return nil, fmt.Errorf("log format %q: use text or json", cfg.LogFormat)
 	}
 	return slog.New(traced{root: plain, full: plain}), nil
+}
+
+// alsoTo makes a logger whose lines go to provider as well.
+func alsoTo(provider *sdklog.LoggerProvider, logger *slog.Logger, level slog.Level) *slog.Logger {
+	bridge := otelslog.NewHandler("flux-token-refresher", otelslog.WithLoggerProvider(provider))
+	return slog.New(slog.NewMultiHandler(logger.Handler(), leveled{bridge, level}))
+}
+
+// leveled drops what is below its level: the bridge takes everything.
+type leveled struct {
+	slog.Handler
+	lowest slog.Level
+}
+
+func (h leveled) Enabled(_ context.Context, level slog.Level) bool { return level >= h.lowest }
+
+func (h leveled) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return leveled{h.Handler.WithAttrs(attrs), h.lowest}
+}
+
+func (h leveled) WithGroup(name string) slog.Handler {
+	return leveled{h.Handler.WithGroup(name), h.lowest}
 }
 
 // traced adds trace_id and span_id (OpenTelemetry, "Trace Context in non-OTLP Log Formats") to lines whose context holds a span. They

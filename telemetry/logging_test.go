@@ -3,6 +3,7 @@
 package telemetry_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -10,6 +11,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"testing/slogtest"
@@ -19,6 +21,9 @@ import (
 	azlog "github.com/Azure/azure-sdk-for-go/sdk/azcore/log"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	azruntime "github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
+	"github.com/google/go-cmp/cmp"
+	"go.opentelemetry.io/otel"
+	commonpb "go.opentelemetry.io/proto/otlp/common/v1"
 	"k8s.io/klog/v2"
 
 	"flux-token-refresher/telemetry"
@@ -58,6 +63,46 @@ func TestLinesCarryTheirTrace(t *testing.T) {
 	tel.Logger().InfoContext(context.Background(), "started")
 	if last := out.lines(t, atLeast(slog.LevelInfo))[2]; last["trace_id"] != nil {
 		t.Errorf("a line without a span has a trace id: %v", last)
+	}
+}
+
+func TestLinesGoToACollectorToo(t *testing.T) {
+	c := newCollector(t)
+	setenv(t, map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": c.URL, "OTEL_LOGS_EXPORTER": "otlp"})
+	tel, out := start(t, telemetry.Config{PodNamespace: "flux-system", PodName: "refresher-0"})
+	ctx, span := tel.TracerProvider().Tracer("test").Start(t.Context(), "refresh")
+	log := tel.Logger().With("target", "flux-system/repos")
+	log.DebugContext(ctx, "below the level")
+	log.WarnContext(ctx, "refresh failed", "reason", "RefreshDue", slog.Group("token", "hash", "0123"))
+	// What exporters complain of is not exported: it could go on for ever.
+	otel.Handle(errors.New("logs export: connection refused"))
+	span.End()
+	if err := tel.Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if len(c.logs) != 1 || len(c.logs[0].ResourceLogs[0].ScopeLogs[0].LogRecords) != 1 {
+		t.Fatalf("got %v, want one line", c.logs)
+	}
+	from := c.logs[0].ResourceLogs[0]
+	if !slices.ContainsFunc(from.Resource.Attributes, func(a *commonpb.KeyValue) bool {
+		return a.Key == "k8s.pod.name" && a.Value.GetStringValue() == "refresher-0"
+	}) {
+		t.Errorf("no pod in the resource: %v", from.Resource)
+	}
+	got, traceID, spanID := from.ScopeLogs[0].LogRecords[0], span.SpanContext().TraceID(), span.SpanContext().SpanID()
+	if got.Body.GetStringValue() != "refresh failed" || got.SeverityText != "WARN" ||
+		!bytes.Equal(got.TraceId, traceID[:]) || !bytes.Equal(got.SpanId, spanID[:]) {
+		t.Errorf("got %v, want the warning of trace %s and span %s", got, traceID, spanID)
+	}
+	var keys []string
+	for _, a := range got.Attributes {
+		keys = append(keys, a.Key)
+	}
+	if diff := cmp.Diff([]string{"target", "reason", "token"}, keys); diff != "" {
+		t.Errorf("attributes (-want +got):\n%s", diff)
+	}
+	if lines := out.lines(t, atLeast(slog.LevelWarn)); len(lines) != 2 || lines[0]["target"] != "flux-system/repos" {
+		t.Errorf("got log\n%swant both warnings", out)
 	}
 }
 

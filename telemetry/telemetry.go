@@ -1,9 +1,10 @@
 // Package telemetry sets up what the process says about itself: traces and metrics through the
-// OpenTelemetry SDK, and logs through log/slog. The rest of the product uses the OpenTelemetry API with the
+// OpenTelemetry SDK, and logs through log/slog, which go to OpenTelemetry too where OTEL_LOGS_EXPORTER asks. The rest of the product uses the OpenTelemetry API with the
 // providers that Start gives, and *slog.Logger.
 //
 // OpenTelemetry is configured by the environment variables of its specification (OTEL_*) alone. While none
-// names an exporter or an endpoint, nothing leaves the process; /metrics is always served.
+// names an exporter or an endpoint, nothing leaves the process; /metrics is always served. Spans are sampled as
+// OTEL_TRACES_SAMPLER says; unset: all, but those below a parent that was not.
 //
 // Instruments are named with dots and carry their unit by UCUM ("s", "{refresh}"): token_refresher.refresh.duration in
 // seconds becomes token_refresher_refresh_duration_seconds on /metrics. A unit of "1" on a gauge would
@@ -21,11 +22,13 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 
 	"go.opentelemetry.io/otel/metric"
 	noopmetric "go.opentelemetry.io/otel/metric/noop"
+	sdklog "go.opentelemetry.io/otel/sdk/log"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
@@ -82,17 +85,12 @@ func Start(ctx context.Context, cfg Config) (*Telemetry, error) {
 		return t, nil
 	}
 
-	spans, err := spanExporters(ctx)
-	if err != nil {
-		return nil, err
-	}
-	readers, err := metricReaders(ctx)
-	if err != nil {
-		return nil, errors.Join(err, stopAll(ctx, shutdownOf(spans)))
-	}
-	exposition, err := newExposition(registry)
-	if err != nil {
-		return nil, errors.Join(err, stopAll(ctx, append(shutdownOf(spans), shutdownOf(readers)...)))
+	spans, err1 := spanExporters(ctx)
+	readers, err2 := metricReaders(ctx)
+	logs, err3 := logExporters(ctx)
+	exposition, err4 := newExposition(registry)
+	if err := errors.Join(err1, err2, err3, err4); err != nil {
+		return nil, errors.Join(err, stopAll(ctx, slices.Concat(shutdownOf(spans), shutdownOf(readers), shutdownOf(logs))))
 	}
 	readers = append(readers, exposition)
 
@@ -108,22 +106,21 @@ func Start(ctx context.Context, cfg Config) (*Telemetry, error) {
 	// Spans are made even when nothing exports them: their ids join the log lines of one refresh.
 	tracers, meters := sdktrace.NewTracerProvider(traceOptions...), sdkmetric.NewMeterProvider(meterOptions...)
 	t.tracers, t.meters = tracers, meters
-	t.shutdown = []func(context.Context) error{
-		func(ctx context.Context) error {
-			err := tracers.Shutdown(ctx)
-			if err != nil {
-				// At its deadline the batch processor leaves an export that hangs to itself; stopping the exporter
-				// interrupts that. It tells only the same again.
-				_ = stopAll(ctx, shutdownOf(spans))
-			}
-			return err
-		},
-		meters.Shutdown,
+	t.shutdown = []func(context.Context) error{interrupting(tracers.Shutdown, spans), meters.Shutdown}
+	if len(logs) > 0 {
+		logOptions := []sdklog.LoggerProviderOption{sdklog.WithResource(resource)}
+		for _, exporter := range logs {
+			logOptions = append(logOptions, sdklog.WithProcessor(sdklog.NewBatchProcessor(exporter)))
+		}
+		provider := sdklog.NewLoggerProvider(logOptions...)
+		t.shutdown = append(t.shutdown, interrupting(provider.Shutdown, logs))
+		// What libraries and exporters say stays in the process's own log: that an export fails must not become the next export.
+		t.logger = alsoTo(provider, logger, cfg.LogLevel)
 	}
 	if err := recordBuild(meters, cfg.ServiceVersion); err != nil {
 		return nil, errors.Join(err, t.Shutdown(ctx))
 	}
-	logger.Debug("OpenTelemetry is set up", "spanExporters", len(spans), "metricReaders", len(readers))
+	logger.Debug("OpenTelemetry is set up", "spanExporters", len(spans), "metricReaders", len(readers), "logExporters", len(logs))
 	return t, nil
 }
 
@@ -140,13 +137,25 @@ func (t *Telemetry) Logger() *slog.Logger { return t.logger }
 // ask for it.
 func (t *Telemetry) MetricsHandler() http.Handler { return t.metrics }
 
-// Shutdown exports what is left and ends all exporters, both signals at once, before ctx ends: give it a
+// Shutdown exports what is left and ends all exporters, all signals at once, before ctx ends: give it a
 // deadline. What did not get out by then is lost, and the error says so.
 func (t *Telemetry) Shutdown(ctx context.Context) error {
 	if err := stopAll(ctx, t.shutdown); err != nil {
 		return fmt.Errorf("flush telemetry: %s", redact(err))
 	}
 	return nil
+}
+
+// interrupting makes a batch processor's shutdown end in time: at its deadline it leaves an export that hangs to itself, and
+// stopping the exporter interrupts that, which tells only the same again.
+func interrupting[T interface{ Shutdown(context.Context) error }](shutdown func(context.Context) error, exporters []T) func(context.Context) error {
+	return func(ctx context.Context) error {
+		err := shutdown(ctx)
+		if err != nil {
+			_ = stopAll(ctx, shutdownOf(exporters))
+		}
+		return err
+	}
 }
 
 // stopAll calls all at once, so that one that hangs does not take the time of the others.

@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"runtime"
 	"strings"
 	"sync"
@@ -23,6 +24,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/propagation"
+	collog "go.opentelemetry.io/proto/otlp/collector/logs/v1"
 	colmetric "go.opentelemetry.io/proto/otlp/collector/metrics/v1"
 	coltrace "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	"go.uber.org/goleak"
@@ -32,6 +35,9 @@ import (
 
 	"flux-token-refresher/telemetry"
 )
+
+// console is the environment variable under which TestConsole runs itself.
+const console = "TELEMETRY_TEST_CONSOLE"
 
 // TestMain clears OTEL_*, so that no test depends on where it runs, and looks for goroutines left behind.
 func TestMain(m *testing.M) {
@@ -114,6 +120,7 @@ type collector struct {
 	mu      sync.Mutex
 	traces  []*coltrace.ExportTraceServiceRequest
 	metrics []*colmetric.ExportMetricsServiceRequest
+	logs    []*collog.ExportLogsServiceRequest
 }
 
 func newCollector(t *testing.T) *collector {
@@ -135,6 +142,10 @@ func newCollector(t *testing.T) *collector {
 			m := &colmetric.ExportMetricsServiceRequest{}
 			err = proto.Unmarshal(body, m)
 			c.metrics = append(c.metrics, m)
+		case "/v1/logs":
+			m := &collog.ExportLogsServiceRequest{}
+			err = proto.Unmarshal(body, m)
+			c.logs = append(c.logs, m)
 		default:
 			err = fmt.Errorf("unexpected path %s", r.URL.Path)
 		}
@@ -202,7 +213,7 @@ func TestAnEndpointIsEnough(t *testing.T) {
 	}
 }
 
-// Each exporter makes one request of what one span and one collection give.
+// Each exporter makes one request of what one span, one collection and one line give.
 func TestWhichExporters(t *testing.T) {
 	// A port that is taken: whoever tried to serve the prometheus exporter here would fail.
 	taken, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
@@ -216,21 +227,23 @@ func TestWhichExporters(t *testing.T) {
 	}
 
 	tests := []struct {
-		name            string
-		env             map[string]string // COLLECTOR stands for the collector's URL
-		traces, metrics int
+		name                  string
+		env                   map[string]string // COLLECTOR stands for the collector's URL
+		traces, metrics, logs int
 	}{
-		{"nothing set", nil, 0, 0},
-		{"a protocol alone is no wish", map[string]string{"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, 0, 0},
-		{"endpoint", map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": "COLLECTOR"}, 1, 1},
-		{"endpoint of traces", map[string]string{"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "COLLECTOR/v1/traces"}, 1, 0},
-		{"endpoint of metrics", map[string]string{"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "COLLECTOR/v1/metrics"}, 0, 1},
-		{"none in spite of an endpoint", map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": "COLLECTOR", "OTEL_TRACES_EXPORTER": "none", "OTEL_METRICS_EXPORTER": "none"}, 0, 0},
-		{"prometheus is /metrics", map[string]string{"OTEL_METRICS_EXPORTER": "prometheus"}, 0, 0},
-		{"prometheus in spite of an endpoint", map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": "COLLECTOR", "OTEL_METRICS_EXPORTER": "prometheus"}, 1, 0},
-		{"lists", map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": "COLLECTOR", "OTEL_TRACES_EXPORTER": "otlp, otlp,", "OTEL_METRICS_EXPORTER": "prometheus, otlp"}, 1, 1},
-		{"disabled", map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": "COLLECTOR", "OTEL_SDK_DISABLED": "TRUE"}, 0, 0},
-		{"not disabled", map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": "COLLECTOR", "OTEL_SDK_DISABLED": "1"}, 1, 1},
+		{"nothing set", nil, 0, 0, 0},
+		{"a protocol alone is no wish", map[string]string{"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, 0, 0, 0},
+		{"endpoint", map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": "COLLECTOR"}, 1, 1, 0},
+		{"endpoint of traces", map[string]string{"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "COLLECTOR/v1/traces"}, 1, 0, 0},
+		{"endpoint of metrics", map[string]string{"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "COLLECTOR/v1/metrics"}, 0, 1, 0},
+		{"endpoint of logs", map[string]string{"OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": "COLLECTOR/v1/logs"}, 0, 0, 1},
+		{"logs as well", map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": "COLLECTOR", "OTEL_LOGS_EXPORTER": "otlp"}, 1, 1, 1},
+		{"none in spite of an endpoint", map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": "COLLECTOR", "OTEL_TRACES_EXPORTER": "none", "OTEL_METRICS_EXPORTER": "none", "OTEL_LOGS_EXPORTER": "none"}, 0, 0, 0},
+		{"prometheus is /metrics", map[string]string{"OTEL_METRICS_EXPORTER": "prometheus"}, 0, 0, 0},
+		{"prometheus in spite of an endpoint", map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": "COLLECTOR", "OTEL_METRICS_EXPORTER": "prometheus"}, 1, 0, 0},
+		{"lists", map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": "COLLECTOR", "OTEL_TRACES_EXPORTER": "otlp, otlp,", "OTEL_METRICS_EXPORTER": "prometheus, otlp", "OTEL_LOGS_EXPORTER": "otlp,otlp"}, 1, 1, 1},
+		{"disabled", map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": "COLLECTOR", "OTEL_LOGS_EXPORTER": "otlp", "OTEL_SDK_DISABLED": "TRUE"}, 0, 0, 0},
+		{"not disabled", map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": "COLLECTOR", "OTEL_SDK_DISABLED": "1"}, 1, 1, 0},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -240,36 +253,49 @@ func TestWhichExporters(t *testing.T) {
 				t.Setenv(name, strings.Replace(value, "COLLECTOR", c.URL, 1))
 			}
 			tel, out := start(t, telemetry.Config{})
-			for _, variable := range []string{"OTEL_TRACES_EXPORTER", "OTEL_METRICS_EXPORTER"} {
+			for _, variable := range []string{"OTEL_TRACES_EXPORTER", "OTEL_METRICS_EXPORTER", "OTEL_LOGS_EXPORTER"} {
 				if got, want := os.Getenv(variable), tt.env[variable]; got != want {
 					t.Errorf("Start left %s=%q, want %q", variable, got, want)
 				}
 			}
 			_, span := tel.TracerProvider().Tracer("test").Start(t.Context(), "refresh")
 			span.End()
+			tel.Logger().Info("refreshed")
 			// An exporter that nobody asked for would find nobody on localhost, and say so here or in the log.
 			if err := tel.Shutdown(t.Context()); err != nil {
 				t.Error(err)
 			}
-			if got := out.String(); got != "" {
-				t.Errorf("got log\n%swant none", got)
+			if got := out.lines(t, func(map[string]any) bool { return true }); len(got) != 1 || got[0]["msg"] != "refreshed" {
+				t.Errorf("got log\n%swant one line", out)
 			}
-			if len(c.traces) != tt.traces || len(c.metrics) != tt.metrics {
-				t.Errorf("the collector got %d requests with traces and %d with metrics, want %d and %d", len(c.traces), len(c.metrics), tt.traces, tt.metrics)
+			got, want := [...]int{len(c.traces), len(c.metrics), len(c.logs)}, [...]int{tt.traces, tt.metrics, tt.logs}
+			if got != want {
+				t.Errorf("the collector got %v requests with traces, metrics and logs, want %v", got, want)
 			}
 		})
 	}
 }
 
-// grpcCollector receives traces over OTLP/gRPC.
-type grpcCollector struct {
-	coltrace.UnimplementedTraceServiceServer
-	got chan *coltrace.ExportTraceServiceRequest
-}
+// grpcTraces and grpcLogs receive over OTLP/gRPC.
+type (
+	grpcTraces struct {
+		coltrace.UnimplementedTraceServiceServer
+		got chan *coltrace.ExportTraceServiceRequest
+	}
+	grpcLogs struct {
+		collog.UnimplementedLogsServiceServer
+		got chan *collog.ExportLogsServiceRequest
+	}
+)
 
-func (c *grpcCollector) Export(_ context.Context, r *coltrace.ExportTraceServiceRequest) (*coltrace.ExportTraceServiceResponse, error) {
+func (c *grpcTraces) Export(_ context.Context, r *coltrace.ExportTraceServiceRequest) (*coltrace.ExportTraceServiceResponse, error) {
 	c.got <- r
 	return &coltrace.ExportTraceServiceResponse{}, nil
+}
+
+func (c *grpcLogs) Export(_ context.Context, r *collog.ExportLogsServiceRequest) (*collog.ExportLogsServiceResponse, error) {
+	c.got <- r
+	return &collog.ExportLogsServiceResponse{}, nil
 }
 
 func TestGRPC(t *testing.T) {
@@ -277,9 +303,11 @@ func TestGRPC(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &grpcCollector{got: make(chan *coltrace.ExportTraceServiceRequest, 1)}
+	traces := &grpcTraces{got: make(chan *coltrace.ExportTraceServiceRequest, 1)}
+	logs := &grpcLogs{got: make(chan *collog.ExportLogsServiceRequest, 1)}
 	server := grpc.NewServer()
-	coltrace.RegisterTraceServiceServer(server, c)
+	coltrace.RegisterTraceServiceServer(server, traces)
+	collog.RegisterLogsServiceServer(server, logs)
 	var serving errgroup.Group
 	serving.Go(func() error { return server.Serve(listener) })
 	defer func() {
@@ -289,15 +317,74 @@ func TestGRPC(t *testing.T) {
 		}
 	}()
 
-	setenv(t, map[string]string{"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://" + listener.Addr().String(), "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"})
+	endpoint := "http://" + listener.Addr().String()
+	setenv(t, map[string]string{"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"})
 	tel, _ := start(t, telemetry.Config{})
 	_, span := tel.TracerProvider().Tracer("test").Start(t.Context(), "refresh")
 	span.End()
+	tel.Logger().Info("refreshed")
 	if err := tel.Shutdown(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if name := (<-c.got).ResourceSpans[0].ScopeSpans[0].Spans[0].Name; name != "refresh" {
+	if line := (<-logs.got).ResourceLogs[0].ScopeLogs[0].LogRecords[0].Body.GetStringValue(); line != "refreshed" {
+		t.Errorf("got line %q, want refreshed", line)
+	}
+	if name := (<-traces.got).ResourceSpans[0].ScopeSpans[0].Spans[0].Name; name != "refresh" {
 		t.Errorf("got span %q, want refresh", name)
+	}
+}
+
+// TestConsole runs itself as another process: some exporters take hold of standard output before a test can exchange it.
+func TestConsole(t *testing.T) {
+	if os.Getenv(console) == "" {
+		command := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestConsole$")
+		command.Env = append(os.Environ(), console+"=1")
+		stdout, err := command.Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, want := range []string{"a span", "token_refresher.build_info", "a line"} {
+			if !bytes.Contains(stdout, []byte(want)) {
+				t.Errorf("no %q on standard output:\n%s", want, stdout)
+			}
+		}
+		return
+	}
+	setenv(t, map[string]string{"OTEL_TRACES_EXPORTER": "console", "OTEL_METRICS_EXPORTER": "console", "OTEL_LOGS_EXPORTER": "console"})
+	tel, _ := start(t, telemetry.Config{})
+	_, span := tel.TracerProvider().Tracer("test").Start(t.Context(), "a span")
+	span.End()
+	tel.Logger().Info("a line")
+	if err := tel.Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestTheParentDecidesWhatIsSampled: an event whose sender did not sample its trace leaves no span here either.
+func TestTheParentDecidesWhatIsSampled(t *testing.T) {
+	for sampler, want := range map[string][]string{"": {"sampled", "root"}, "parentbased_always_off": {"sampled"}, "always_on": {"sampled", "unsampled", "root"}} {
+		t.Run(sampler, func(t *testing.T) {
+			c := newCollector(t)
+			setenv(t, map[string]string{"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": c.URL + "/v1/traces", "OTEL_TRACES_SAMPLER": sampler})
+			tel, _ := start(t, telemetry.Config{})
+			for _, span := range []struct{ name, flags string }{{"sampled", "01"}, {"unsampled", "00"}, {"root", ""}} {
+				parent := propagation.MapCarrier{"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-" + span.flags}
+				_, s := tel.TracerProvider().Tracer("test").Start(propagation.TraceContext{}.Extract(t.Context(), parent), span.name)
+				s.End()
+			}
+			if err := tel.Shutdown(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, request := range c.traces {
+				for _, span := range request.ResourceSpans[0].ScopeSpans[0].Spans {
+					got = append(got, span.Name)
+				}
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("exported (-want +got):\n%s", diff)
+			}
+		})
 	}
 }
 
@@ -310,6 +397,7 @@ func TestStartRefuses(t *testing.T) {
 	}{
 		{"unknown exporter of traces", map[string]string{"OTEL_TRACES_EXPORTER": "otlp,zipkin"}, telemetry.Config{}, `OTEL_TRACES_EXPORTER: exporter "zipkin" (use otlp, console or none)`},
 		{"unknown exporter of metrics", map[string]string{"OTEL_TRACES_EXPORTER": "otlp", "OTEL_METRICS_EXPORTER": "otlp,statsd"}, telemetry.Config{}, `OTEL_METRICS_EXPORTER: exporter "statsd"`},
+		{"unknown exporter of logs", map[string]string{"OTEL_LOGS_EXPORTER": "syslog"}, telemetry.Config{}, `OTEL_LOGS_EXPORTER: exporter "syslog" (use otlp, console or none)`},
 		{"unknown protocol", map[string]string{"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/xml"}, telemetry.Config{}, "invalid OTLP protocol"},
 		{"log format", nil, telemetry.Config{LogFormat: "logfmt"}, `log format "logfmt": use text or json`},
 	}
@@ -349,10 +437,11 @@ func TestShutdownKeepsItsDeadline(t *testing.T) {
 	hung := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-release }))
 	defer hung.Close()
 	defer close(release)
-	setenv(t, map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": hung.URL})
+	setenv(t, map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": hung.URL, "OTEL_LOGS_EXPORTER": "otlp"})
 	tel, _ := start(t, telemetry.Config{})
 	_, span := tel.TracerProvider().Tracer("test").Start(t.Context(), "refresh")
 	span.End()
+	tel.Logger().Info("refreshed")
 
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
@@ -362,7 +451,7 @@ func TestShutdownKeepsItsDeadline(t *testing.T) {
 		t.Errorf("Shutdown took %v with a deadline of 100 ms", took)
 	}
 	if err == nil {
-		t.Error("Shutdown lost a span and returned no error")
+		t.Error("Shutdown lost a span and a line, and returned no error")
 	}
 }
 
@@ -397,6 +486,7 @@ func TestCredentialsOfTheCollectorStayOut(t *testing.T) {
 	const header, password, malformed = "hdr-5ecret-value", "url-5ecret-value", "bad-5ecret-value"
 	setenv(t, map[string]string{
 		"OTEL_EXPORTER_OTLP_ENDPOINT": strings.Replace(echo.URL, "http://", "http://user:"+password+"@", 1) + "?key=" + password,
+		"OTEL_LOGS_EXPORTER":          "otlp",
 		"OTEL_EXPORTER_OTLP_HEADERS":  "authorization=Bearer%20" + header + "," + malformed + ",x=%zz" + malformed,
 	})
 	tel, out := start(t, telemetry.Config{LogLevel: slog.LevelDebug})

@@ -19,6 +19,7 @@ import (
 	"flux-token-refresher/election"
 	"flux-token-refresher/flux"
 	"flux-token-refresher/internal/config"
+	"flux-token-refresher/internal/kube"
 	"flux-token-refresher/refresh"
 	"flux-token-refresher/refresh/azure"
 	"flux-token-refresher/refresh/gitremote"
@@ -48,13 +49,13 @@ func (f *flags) install(ctx context.Context, stderr io.Writer) (*installation, e
 	if err != nil {
 		return nil, err
 	}
-	kube, err := f.kube()
+	access, err := f.kube()
 	if err != nil {
 		return nil, err
 	}
-	core, err1 := coreclient.NewForConfig(kube)
-	coordination, err2 := coordinationclient.NewForConfig(kube)
-	objects, err3 := flux.NewAPI(kube)
+	core, err1 := coreclient.NewForConfig(access)
+	coordination, err2 := coordinationclient.NewForConfig(access)
+	objects, err3 := flux.NewAPI(access)
 	if err := errors.Join(err1, err2, err3); err != nil {
 		return nil, fmt.Errorf("kubeconfig: %w", err)
 	}
@@ -100,15 +101,16 @@ func (f *flags) install(ctx context.Context, stderr io.Writer) (*installation, e
 func (f *flags) kube() (*rest.Config, error) {
 	rules := clientcmd.NewDefaultClientConfigLoadingRules()
 	rules.ExplicitPath = f.kubeconfig
-	kube, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, nil).ClientConfig()
+	access, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, nil).ClientConfig()
 	if err != nil {
 		return nil, fmt.Errorf("no access to a Kubernetes API: run in a pod, or give --kubeconfig: %w", err)
 	}
-	kube.UserAgent = "flux-token-refresher/" + versionOf().Version
-	kube.WarningHandler = rest.NoWarnings{} // they could quote what was sent
-	kube.QPS = -1                           // kube-apiserver's own fairness decides
-	kube.Timeout = 0                        // it would end watches; every other request has its own deadline
-	return kube, nil
+	access.UserAgent = "flux-token-refresher/" + versionOf().Version
+	access.WarningHandler = rest.NoWarnings{} // they could quote what was sent
+	access.QPS = -1                           // kube-apiserver's own fairness decides
+	access.Timeout = 0                        // it would end watches; every other request has its own deadline
+	kube.Trace(access)
+	return access, nil
 }
 
 // lead does the work of one term of leadership. It starts with no token: one that was held before could have been replaced by

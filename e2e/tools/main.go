@@ -28,6 +28,7 @@ func run(ctx context.Context, out io.Writer, names []string) error {
 	tools := map[string]toolchain.Tool{}
 	needed := []toolchain.Tool{
 		toolchain.Etcd, toolchain.KubeAPIServer, toolchain.Kubectl, toolchain.SourceController, toolchain.NotificationController,
+		toolchain.Jaeger, toolchain.Promtool, toolchain.Prometheus,
 	}
 	for _, tool := range slices.Concat(needed, toolchain.Node, []toolchain.Tool{toolchain.GolangCILint}) {
 		tools[tool.Name] = tool

@@ -23,7 +23,7 @@ type metrics struct {
 // token_refresher_token_request_duration_seconds.
 func newMetrics(provider metric.MeterProvider) (metrics, error) {
 	meter := provider.Meter("flux-token-refresher/refresh/azure")
-	requests, err := meter.Int64Counter("token_refresher.token.requests",
+	requests, err := meter.Int64Counter("token_refresher.token.requests", metric.WithUnit("{request}"),
 		metric.WithDescription("Tokens asked of Entra, by identity and outcome (success, or the class of the failure)."))
 	if err != nil {
 		return metrics{}, fmt.Errorf("counter of token requests: %w", err)

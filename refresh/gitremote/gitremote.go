@@ -18,6 +18,9 @@ import (
 	"regexp"
 	"time"
 
+	"go.opentelemetry.io/otel/propagation"
+
+	"flux-token-refresher/internal/outbound"
 	"flux-token-refresher/refresh"
 )
 
@@ -83,8 +86,8 @@ func (r *Remote) Ask(ctx context.Context, repository string, token refresh.Token
 	if err != nil {
 		return Answer{Verdict: Silent, Why: err.Error()}
 	}
-	// Not by an http.Client: a transport alone follows no redirect.
-	response, err := transport.RoundTrip(request)
+	// Not by an http.Client: a transport alone follows no redirect. The trace does not travel to a server that is not ours.
+	response, err := outbound.Transport(transport, outbound.Method, propagation.NewCompositeTextMapPropagator()).RoundTrip(request)
 	if err != nil {
 		return to.unreachable(ctx, err)
 	}

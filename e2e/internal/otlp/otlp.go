@@ -1,4 +1,4 @@
-// Package otlp receives what processes export over OTLP/HTTP, for tests that look at it: spans, and metrics as they came.
+// Package otlp receives what processes export over OTLP/HTTP, for tests that look at it: spans, and metrics and logs as they came.
 package otlp
 
 import (
@@ -58,7 +58,8 @@ func Start() (*Receiver, error) {
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST /v1/traces", r.traces)
-	mux.HandleFunc("POST /v1/metrics", r.metrics)
+	mux.HandleFunc("POST /v1/metrics", r.keep)
+	mux.HandleFunc("POST /v1/logs", r.keep)
 	r.server = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 	go func() { r.served <- r.server.Serve(listener) }()
 	return r, nil
@@ -154,8 +155,8 @@ func (r *Receiver) traces(w http.ResponseWriter, request *http.Request) {
 	w.Header().Set("Content-Type", "application/x-protobuf")
 }
 
-// metrics keeps the request alone: what they say, /metrics says as well.
-func (r *Receiver) metrics(w http.ResponseWriter, request *http.Request) {
+// keep keeps the request alone: what metrics and logs say, /metrics and the process's output say as well.
+func (r *Receiver) keep(w http.ResponseWriter, request *http.Request) {
 	body, err := io.ReadAll(request.Body)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)

@@ -1,6 +1,6 @@
 // Package toolchain builds the programs that the tests run, from source, with nothing but Go: the tools (Kubernetes, etcd,
-// containerd, Flux's controllers, golangci-lint), which take minutes and are kept in the user's cache folder, and the
-// product itself.
+// containerd, Flux's controllers, Prometheus, golangci-lint), which take minutes and are kept in the user's cache folder, and
+// the product itself.
 package toolchain
 
 import (
@@ -44,6 +44,9 @@ var (
 	GolangCILint           = Tool{Name: "golangci-lint", Takes: 90 * time.Second}
 	SourceController       = Tool{Name: "source-controller", Takes: 3*time.Minute + 20*time.Second}
 	NotificationController = Tool{Name: "notification-controller", Takes: 5 * time.Minute}
+	Jaeger                 = Tool{Name: "jaeger", Takes: 4 * time.Minute}
+	Promtool               = Tool{Name: "promtool", Module: "prometheus", Takes: 4 * time.Minute}
+	Prometheus             = Tool{Name: "prometheus", Module: "prometheus", Takes: 85 * time.Second} // beside promtool, whose packages it shares
 )
 
 // What makes a node of the control plane that Etcd and KubeAPIServer are; KubeAPIServer is built before them.
