@@ -277,6 +277,12 @@ func TestHelmValues(t *testing.T) {
 		"global, as a dependency of another chart": {"global: {region: one}", func(t *testing.T, objects []*unstructured.Unstructured) {
 			equal(t, *deploymentOf(t, objects).Spec.Replicas, int32(3))
 		}},
+		"null, which takes a default away": {
+			"resources: null\nextraEnv: null\npriorityClassName: null\nimagePullSecrets: null\npodAnnotations: null\nconfig: {election: null, refresh: null}",
+			func(t *testing.T, objects []*unstructured.Unstructured) {
+				equal(t, pod(t, objects).Spec.Containers[0].Resources, corev1.ResourceRequirements{})
+			},
+		},
 		"image": {"image: {repository: mirror.example/refresher, tag: v9, pullPolicy: Always}", func(t *testing.T, objects []*unstructured.Unstructured) {
 			container := pod(t, objects).Spec.Containers[0]
 			equal(t, container.Image, "mirror.example/refresher:v9")
