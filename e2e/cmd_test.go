@@ -97,6 +97,7 @@ targets: [{secret: flux-system/flux-system, identity: repos}]
 		{"rights", []string{"config", "rbac", config("good.yaml")}, nil, 0, "kind: ValidatingAdmissionPolicyBinding", ""},
 		{"rights of a bad configuration", []string{"config", "rbac", config("bad.yaml")}, nil, 2, "", "bad.yaml:4"},
 		{"no such subcommand", []string{"walk"}, nil, 2, "", "walk"},
+		{"no such subcommand of config", []string{"config", "nonsense"}, nil, 2, "", "nonsense"},
 		{"no such flag", []string{"run", "--fast"}, pod, 2, "", "--fast"},
 		{"no such level", []string{"run", config("good.yaml"), access, "--log-level=loud"}, pod, 2, "", "loud"},
 		{"no such format", []string{"run", config("good.yaml"), access, "--log-format=xml"}, pod, 2, "", "xml"},

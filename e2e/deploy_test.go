@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	monitoringv1 "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -85,6 +86,11 @@ func TestKustomize(t *testing.T) {
 			want:   own,
 			beside: []string{"Namespace/flux-token-refresher"},
 		},
+		"many namespaces, with events and a PodMonitor": {
+			folder: copyOfMany(t),
+			want:   own,
+			beside: []string{"Namespace/flux-token-refresher", "PodMonitor/flux-token-refresher", "Service/flux-token-refresher"},
+		},
 		"once": {
 			folder: serverlessOnce,
 			want:   own,
@@ -122,6 +128,9 @@ func TestKustomize(t *testing.T) {
 				t.Fatal(err)
 			}
 			objects = slices.DeleteFunc(objects, func(o *unstructured.Unstructured) bool {
+				if slices.Contains([]string{"Service", "PodMonitor"}, o.GetKind()) && o.GetNamespace() != test.want.Namespace {
+					t.Errorf("%s is not beside the pods", title(o))
+				}
 				i := slices.Index(test.beside, o.GetKind()+"/"+o.GetName())
 				if i >= 0 {
 					test.beside = slices.Delete(slices.Clone(test.beside), i, i+1)
@@ -164,6 +173,75 @@ func TestKustomize(t *testing.T) {
 			}
 		})
 	}
+}
+
+// copyOfMany is what a user makes of many-namespaces, with both components.
+func copyOfMany(t *testing.T) string {
+	t.Helper()
+	files := map[string]string{}
+	for _, name := range []string{"kustomization.yaml", "namespace.yaml", "rbac.yaml", "config.yaml"} {
+		files[name] = strings.ReplaceAll(string(read(t, filepath.Join(kustomizeMany, name))), "- ../", "- DEPLOY/kustomize/")
+	}
+	files["kustomization.yaml"] += "components: [DEPLOY/kustomize/components/events, DEPLOY/kustomize/components/pod-monitor]\n"
+	files["config.yaml"] += "events: {senders: [{name: flux, hmacKeyFile: /etc/flux-token-refresher-events/token, namespaces: ['*']}]}\n"
+	return kustomization(t, files)
+}
+
+// TestTwoInKustomize: of two installations in one namespace neither selects the pods of the other, and both let Flux in.
+func TestTwoInKustomize(t *testing.T) {
+	t.Parallel()
+	type installation struct {
+		pods      labels.Set
+		selectors map[string]labels.Set // by the kind of the object
+	}
+	var both []installation
+	for _, name := range []string{"prod", "test"} {
+		objects := built(t, kustomization(t, map[string]string{"kustomization.yaml": `
+resources: [DEPLOY/kustomize/events]
+components: [DEPLOY/kustomize/components/pod-monitor]
+namePrefix: ` + name + `-
+transformers: [DEPLOY/kustomize/account]
+` + exampleOfLabels(t, name)}))
+		deployment := deploymentOf(t, objects)
+		var budget policyv1.PodDisruptionBudget
+		var network networkingv1.NetworkPolicy
+		var service corev1.Service
+		var monitor monitoringv1.PodMonitor
+		take(t, objects, "PodDisruptionBudget", &budget)
+		take(t, objects, "NetworkPolicy", &network)
+		take(t, objects, "Service", &service)
+		take(t, objects, "PodMonitor", &monitor)
+		in := installation{deployment.Spec.Template.Labels, map[string]labels.Set{
+			"Deployment": deployment.Spec.Selector.MatchLabels, "PodDisruptionBudget": budget.Spec.Selector.MatchLabels,
+			"NetworkPolicy": network.Spec.PodSelector.MatchLabels, "Service": service.Spec.Selector, "PodMonitor": monitor.Spec.Selector.MatchLabels,
+		}}
+		for i, spread := range deployment.Spec.Template.Spec.TopologySpreadConstraints {
+			in.selectors[fmt.Sprintf("topologySpreadConstraints[%d]", i)] = spread.LabelSelector.MatchLabels
+		}
+		both = append(both, in)
+		flux, err := metav1.LabelSelectorAsSelector(network.Spec.Ingress[1].From[0].PodSelector)
+		if err != nil || !flux.Matches(labels.Set{"app": "notification-controller"}) {
+			t.Errorf("%s: the NetworkPolicy lets in %v, %v", name, flux, err)
+		}
+	}
+	for i, in := range both {
+		for kind, selector := range in.selectors {
+			if !selector.AsSelector().Matches(in.pods) || selector.AsSelector().Matches(both[1-i].pods) {
+				t.Errorf("%s: %s selects not its own pods alone: %s, and %s", kind, selector, in.pods, both[1-i].pods)
+			}
+		}
+	}
+}
+
+// exampleOfLabels is that of account/kustomization.yaml, with another name.
+func exampleOfLabels(t *testing.T, name string) string {
+	t.Helper()
+	_, example, found := strings.Cut(string(read(t, filepath.Join(kustomizeAccount, "kustomization.yaml"))), "#   labels:\n")
+	example, _, _ = strings.Cut(example, "#\n")
+	if !found || !strings.Contains(example, "instance: prod}") {
+		t.Fatal("there is no example of labels")
+	}
+	return "labels:\n" + strings.NewReplacer("#   ", "", "instance: prod}", "instance: "+name+"}").Replace(example)
 }
 
 // checkReplicas looks at the Deployment and its PodDisruptionBudget, and gives the other objects.

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,6 +19,7 @@ import (
 	"flux-token-refresher/e2e/internal/flux"
 	"flux-token-refresher/e2e/internal/installation"
 	"flux-token-refresher/e2e/internal/toolchain"
+	"flux-token-refresher/internal/config"
 	"flux-token-refresher/refresh"
 	"flux-token-refresher/refresh/secret"
 )
@@ -130,6 +132,7 @@ func TestDocumentedCommands(t *testing.T) {
 	for path, content := range map[string]string{
 		"bin/openssl":                "#!/bin/sh\nhead -c 32 /dev/urandom | od -An -v -tx1 | tr -d ' \\n'\n", // rand -hex 32, where there is none
 		"config.yaml":                example(t, "README.md", "kind: Config"),
+		"overlay/config.yaml":        example(t, "README.md", "kind: Config"),
 		"overlay/kustomization.yaml": example(t, "README.md", "overlay/kustomization.yaml"),
 		"kubeconfig":                 string(kubeconfig),
 		"assertion":                  spec.Assertion,
@@ -150,6 +153,9 @@ func TestDocumentedCommands(t *testing.T) {
 	needsPods := regexp.MustCompile(`^kubectl .*\blogs\b`)
 	ran := 0
 	for _, document := range []string{"README.md", "docs/configuration.md", "docs/events.md", "docs/secret.md", "docs/operating.md"} {
+		if document == "docs/events.md" {
+			withEvents(t, file("overlay"))
+		}
 		for _, c := range commands(t, document) {
 			if needsPods.MatchString(c.line) {
 				continue
@@ -194,7 +200,42 @@ func TestDocumentedCommands(t *testing.T) {
 	if len(key.Data) != 1 {
 		t.Errorf("after the key was changed there are %d keys, want one", len(key.Data))
 	}
-	if _, err := i.Client.AppsV1().Deployments(i.Namespace).Get(t.Context(), installation.Account, metav1.GetOptions{}); err != nil {
-		t.Error(err)
+	// What the README's overlay said still holds after events were added to it.
+	deployment, err1 := i.Client.AppsV1().Deployments(i.Namespace).Get(t.Context(), installation.Account, metav1.GetOptions{})
+	account, err2 := i.Client.CoreV1().ServiceAccounts(i.Namespace).Get(t.Context(), installation.Account, metav1.GetOptions{})
+	_, err3 := i.Client.CoreV1().Services(i.Namespace).Get(t.Context(), installation.Account, metav1.GetOptions{})
+	if err := errors.Join(err1, err2, err3); err != nil {
+		t.Fatal(err)
+	}
+	pod := deployment.Spec.Template.Spec
+	if got := pod.Containers[0].Image; got != "REGISTRY/flux-token-refresher:TAG" {
+		t.Errorf("the image is %s", got)
+	}
+	if got := account.Annotations["azure.workload.identity/client-id"]; got != "CLIENT-ID" {
+		t.Errorf("the client id is %s", got)
+	}
+	mounted, err := i.Client.CoreV1().ConfigMaps(i.Namespace).Get(t.Context(), volume(t, pod, "config").ConfigMap.Name, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := config.Parse("config.yaml", []byte(mounted.Data["config.yaml"]), nil)
+	if err != nil || len(c.Events.Senders) != 1 {
+		t.Errorf("the pods read, with %v,\n%s", err, mounted.Data["config.yaml"])
+	}
+}
+
+// withEvents changes an overlay as docs/events.md says.
+func withEvents(t *testing.T, overlay string) {
+	t.Helper()
+	for path, change := range map[string]func(string) string{
+		"kustomization.yaml": func(s string) string {
+			return strings.Replace(s, "[../deploy/kustomize/base]", "[../deploy/kustomize/events]", 1)
+		},
+		"config.yaml": func(s string) string { return s + example(t, "docs/events.md", "senders:") },
+	} {
+		path = filepath.Join(overlay, path)
+		if err := os.WriteFile(path, []byte(change(string(read(t, path)))), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

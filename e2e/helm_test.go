@@ -22,6 +22,8 @@ import (
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -146,7 +148,7 @@ func normal(t *testing.T, account types.NamespacedName, objects []*unstructured.
 func tidy(v any) {
 	switch v := v.(type) {
 	case map[string]any:
-		for _, label := range []string{"app.kubernetes.io/instance", "checksum/config"} {
+		for _, label := range []string{"app.kubernetes.io/instance", "checksum/config", "checksum/identity"} {
 			delete(v, label)
 		}
 		if configMap, ok := v["configMap"].(map[string]any); ok {
@@ -275,6 +277,12 @@ func TestHelmValues(t *testing.T) {
 		"global, as a dependency of another chart": {"global: {region: one}", func(t *testing.T, objects []*unstructured.Unstructured) {
 			equal(t, *deploymentOf(t, objects).Spec.Replicas, int32(3))
 		}},
+		"null, which takes a default away": {
+			"resources: null\nextraEnv: null\npriorityClassName: null\nimagePullSecrets: null\npodAnnotations: null\nconfig: {election: null, refresh: null}",
+			func(t *testing.T, objects []*unstructured.Unstructured) {
+				equal(t, pod(t, objects).Spec.Containers[0].Resources, corev1.ResourceRequirements{})
+			},
+		},
 		"image": {"image: {repository: mirror.example/refresher, tag: v9, pullPolicy: Always}", func(t *testing.T, objects []*unstructured.Unstructured) {
 			container := pod(t, objects).Spec.Containers[0]
 			equal(t, container.Image, "mirror.example/refresher:v9")
@@ -321,6 +329,7 @@ func TestHelmValues(t *testing.T) {
 		"podAnnotations": {"podAnnotations: {team: platform}", func(t *testing.T, objects []*unstructured.Unstructured) {
 			annotations := pod(t, objects).Annotations
 			delete(annotations, "checksum/config")
+			delete(annotations, "checksum/identity")
 			equal(t, annotations, map[string]string{"team": "platform"})
 		}},
 		"extraEnv": {
@@ -503,6 +512,14 @@ func TestHelmRefuses(t *testing.T) {
 		"config: {targets: [{secret: a/b, identity: repos}, {secret: a/b, identity: repos}]}":                                     "config.targets[1].secret: a/b is a target already",
 		"config: {identities: [{name: repos, type: workloadIdentity}, {name: repos, type: clientSecret, credentialSecret: a/b}]}": "config.identities[1].name: there is an identity repos already",
 		"flux: {notifications: true}":                                                                                             "flux.notifications: nobody would listen; set events.enabled too",
+		"goMemLimit: 65MiB":                                                                                                       "goMemLimit: 65MiB is more than resources.limits.memory",
+		"goMemLimit: 2GiB\nresources: {limits: {memory: 2G}}":                                                                     "goMemLimit: 2GiB is more than resources.limits.memory",
+		"events: {namespaces: []}":                                                                                                "at '/events/namespaces': minItems: got 0, want 1",
+		"events: {enabled: null}":                                                                                                 "at '/events': missing property 'enabled'",
+		"image: {repository: null}":                                                                                               "at '/image': missing property 'repository'",
+		"workloadIdentity: null":                                                                                                  "missing property 'workloadIdentity'",
+		"config: null":                                                                                                            "missing property 'config'",
+		"replicas: null":                                                                                                          "missing property 'replicas'",
 		"workloadIdentity: {clientID: ''}":                                                                                        "workloadIdentity.clientID: set it to the client id of the managed identity, or give config.identities[0] (repos) a clientID",
 		"workloadIdentity: {clientID: me}":                                                                                        "at '/workloadIdentity/clientID'",
 	} {
@@ -513,6 +530,137 @@ func TestHelmRefuses(t *testing.T) {
 				t.Errorf("got %v, want %s", err, want)
 			}
 		})
+	}
+}
+
+// TestHelmRefusesAsTheProgram: a configuration that the program would refuse at its start is refused before it is installed, by the same field.
+func TestHelmRefusesAsTheProgram(t *testing.T) {
+	t.Parallel()
+	identity := func(fields string) string {
+		return "identities: [{name: repos, " + fields + "}]\ntargets: [{secret: a/b, identity: repos}]"
+	}
+	target := func(fields string) string {
+		return "identities: [{name: repos, type: workloadIdentity}]\ntargets: [{secret: a/b, identity: repos, " + fields + "}]"
+	}
+	beside := func(fields string) string {
+		return "identities: [{name: repos, type: workloadIdentity}]\ntargets: [{secret: a/b, identity: repos}]\n" + fields
+	}
+	const known = "tenantID: tenant.example, clientID: 00000000-0000-0000-0000-000000000001"
+	for name, test := range map[string]struct{ config, field string }{
+		"two authorities":                     {identity("type: workloadIdentity, cloud: AzurePublic, authorityHost: 'https://login.example'"), "identities[0].cloud"},
+		"a machine's tenant":                  {identity("type: managedIdentity, tenantID: tenant.example"), "identities[0].tenantID"},
+		"a machine's cloud":                   {identity("type: managedIdentity, cloud: AzurePublic"), "identities[0].cloud"},
+		"a machine's two names":               {identity("type: managedIdentity, " + known[len("tenantID: tenant.example, "):] + ", resourceID: /subscriptions/s/resourceGroups/g/providers/Microsoft.ManagedIdentity/userAssignedIdentities/i"), "identities[0].resourceID"},
+		"a resource of no machine":            {identity("type: workloadIdentity, resourceID: /x"), "identities[0].resourceID"},
+		"two proofs":                          {identity("type: workloadIdentity, serviceAccount: a/b, tokenFile: /x"), "identities[0].tokenFile"},
+		"a credential too many":               {identity("type: workloadIdentity, credentialSecret: a/c"), "identities[0].credentialSecret"},
+		"a file for a secret":                 {identity("type: clientSecret, credentialSecret: a/c, tokenFile: /x, " + known), "identities[0].tokenFile"},
+		"a secret without a client":           {identity("type: clientSecret, credentialSecret: a/c, tenantID: tenant.example"), "identities[0].clientID"},
+		"a secret without a tenant":           {identity("type: clientSecret, credentialSecret: a/c, clientID: 00000000-0000-0000-0000-000000000001"), "identities[0].tenantID"},
+		"a key without a client":              {identity("type: clientCertificate, credentialSecret: a/c, tenantID: tenant.example"), "identities[0].clientID"},
+		"a target that is its own credential": {identity("type: clientSecret, credentialSecret: a/b, " + known), "targets[0].secret"},
+		"a name with two dots":                {"identities: [{name: repos, type: workloadIdentity}]\ntargets: [{secret: a/b..c, identity: repos}]", "targets[0].secret"},
+		"a name that ends in a dot":           {identity("type: workloadIdentity, serviceAccount: a/b."), "identities[0].serviceAccount"},
+		"a template without token":            {target("format: template, template: {password: '{{ .ExpiresAt }}'}"), "targets[0].template"},
+		"a template without keys":             {target("format: template, template: {}"), "targets[0].template"},
+		"a key that is a path":                {target("format: template, template: {a/b: '{{ .Token }}'}"), "targets[0].template"},
+		"a template of no format":             {target("template: {password: '{{ .Token }}'}"), "targets[0].template"},
+		"a user name of no format":            {target("username: git"), "targets[0].username"},
+		"a user name's format":                {target("format: bearerToken, username: git"), "targets[0].username"},
+		"a user name with a colon":            {target("format: basicAuth, username: 'a:b'"), "targets[0].username"},
+		"labels of another's":                 {target("labels: {team: a}"), "targets[0].labels"},
+		"a URL for a host":                    {beside("refresh: {verifyHosts: ['https://dev.azure.com']}"), "refresh.verifyHosts[0]"},
+		"any host":                            {beside("refresh: {verifyHosts: ['*']}"), "refresh.verifyHosts[0]"},
+		"a host of one label":                 {beside("refresh: {verifyHosts: ['*.com']}"), "refresh.verifyHosts[0]"},
+		"a duration of no unit":               {beside("refresh: {minValidity: '30'}"), "refresh.minValidity"},
+		"a negative duration":                 {beside("refresh: {minValidity: -1s}"), "refresh.minValidity"},
+		"no pause":                            {beside("refresh: {cooldown: 0s}"), "refresh.cooldown"},
+		"a long pause":                        {beside("refresh: {cooldown: 15m1s}"), "refresh.cooldown"},
+		"half a second":                       {beside("election: {leaseDuration: 15500ms}"), "election.leaseDuration"},
+		"a Lease for a day":                   {beside("election: {leaseDuration: 24h}"), "election.leaseDuration"},
+		"a Lease that is too short":           {beside("election: {leaseDuration: 10s}"), "election.leaseDuration"},
+		"a deadline that is too short":        {beside("election: {renewDeadline: 2400ms}"), "election.renewDeadline"},
+		"no time between tries":               {beside("election: {retryPeriod: 0s}"), "election.retryPeriod"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			environment := map[string]string{"POD_NAMESPACE": "flux-system"}
+			if strings.Contains(test.config, "workloadIdentity") {
+				environment["AZURE_TENANT_ID"], environment["AZURE_CLIENT_ID"] = "tenant.example", "00000000-0000-0000-0000-000000000000"
+				environment["AZURE_FEDERATED_TOKEN_FILE"] = "/token"
+			}
+			_, err := config.Parse("config.yaml", []byte("apiVersion: flux-token-refresher/v1alpha1\nkind: Config\n"+test.config),
+				func(name string) string { return environment[name] })
+			invalid, ok := errors.AsType[*config.Error](err)
+			if !ok || slices.ContainsFunc(invalid.Problems, func(p config.Problem) bool { return !strings.HasPrefix(p.Field, test.field) }) {
+				t.Errorf("the program says %v, want something about %s alone", err, test.field)
+			}
+
+			values := merged(t, placeholder, "config:\n  "+strings.ReplaceAll(test.config, "\n", "\n  "))
+			_, _, err = chart.Release{Dir: chartDir, Name: "flux-token-refresher", Namespace: "flux-system", Values: values}.Render()
+			// The schema writes /config/targets/0/secret.
+			pointer := "'/config/" + strings.NewReplacer("[", "/", "]", "", ".", "/").Replace(test.field)
+			if sentence := "config." + test.field + ": "; err == nil || !strings.Contains(err.Error(), sentence) && !strings.Contains(err.Error(), pointer) {
+				t.Errorf("the chart says %v, want something about %s", err, test.field)
+			}
+		})
+	}
+}
+
+// TestHelmNames: names that YAML could take for something else stay names, and those that Kubernetes would refuse are refused first.
+func TestHelmNames(t *testing.T) {
+	t.Parallel()
+	values := merged(t, placeholder, `
+events: {enabled: true, keySecret: "123"}
+flux: {notifications: true, namespace: "123"}
+podMonitor: {enabled: true}
+priorityClassName: "1e3"
+image: {repository: "12", tag: "30"}
+config:
+  identities: [{name: "123", type: workloadIdentity, serviceAccount: "123/null"}]
+  targets: [{secret: "123/true", identity: "123", create: true}, {secret: "0/1", identity: "123"}]
+  election: {lease: "123/null"}`)
+	for _, namespace := range []string{"123", "true"} {
+		objects, _ := release(t, types.NamespacedName{Namespace: namespace, Name: "null-flux-token-refresher"}, values)
+		for _, object := range objects {
+			into, ok := map[string]any{
+				"ServiceAccount": &corev1.ServiceAccount{}, "ConfigMap": &corev1.ConfigMap{}, "Service": &corev1.Service{}, "Deployment": &appsv1.Deployment{},
+				"Role": &rbacv1.Role{}, "RoleBinding": &rbacv1.RoleBinding{}, "NetworkPolicy": &networkingv1.NetworkPolicy{},
+				"PodDisruptionBudget": &policyv1.PodDisruptionBudget{}, "PodMonitor": &monitoringv1.PodMonitor{},
+			}[object.GetKind()]
+			if ok {
+				convert(t, object, into)
+			}
+		}
+	}
+	for name, events := range map[string]string{"123": "", "true": "", "a.b": "", "1.5": "", "team": "events: {enabled: true}"} {
+		objects, _ := release(t, types.NamespacedName{Namespace: "123", Name: name}, merged(t, placeholder, events))
+		if got := deploymentOf(t, objects).Spec.Selector.MatchLabels["app.kubernetes.io/instance"]; got != name {
+			t.Errorf("the instance of the release %s is %s", name, got)
+		}
+	}
+	for _, name := range []string{"123", "a.b"} {
+		_, _, err := chart.Release{Dir: chartDir, Name: name, Namespace: "a", Values: merged(t, placeholder, "events: {enabled: true}")}.Render()
+		if err == nil || !strings.Contains(err.Error(), "the release's name "+name+": ") {
+			t.Errorf("a Service of the release %s: got %v, want that it is refused", name, err)
+		}
+	}
+}
+
+// TestHelmIdentityChange: the webhook gives a pod its identity when it is created, so another one is another revision.
+func TestHelmIdentityChange(t *testing.T) {
+	t.Parallel()
+	checksums := map[string]bool{}
+	for _, values := range []string{
+		placeholder,
+		"workloadIdentity: {clientID: 00000000-0000-0000-0000-000000000001}",
+		"workloadIdentity: {clientID: 00000000-0000-0000-0000-000000000001, tenantID: tenant.example}",
+	} {
+		objects, _ := release(t, own, values)
+		checksums[deploymentOf(t, objects).Spec.Template.Annotations["checksum/identity"]] = true
+	}
+	if len(checksums) != 3 {
+		t.Errorf("three identities have the checksums %v", checksums)
 	}
 }
 

@@ -12,7 +12,12 @@ import (
 )
 
 func configCommand(f *flags) *cobra.Command {
-	cmd := &cobra.Command{Use: "config", Short: "Look at the configuration file"}
+	cmd := &cobra.Command{
+		Use:   "config",
+		Short: "Look at the configuration file",
+		Args:  cobra.NoArgs,
+		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
 	cmd.AddCommand(validateCommand(f), rbacCommand(f))
 	return cmd
 }

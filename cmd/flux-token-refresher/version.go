@@ -7,7 +7,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// version is set by the linker (-X main.version=v1.2.3).
+// version is set by the linker (-X main.version=1.2.3).
 var version string
 
 // build is what this binary was made of.

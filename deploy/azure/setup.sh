@@ -303,9 +303,9 @@ cat >&2 <<EOF
 
 Give it to the ServiceAccount, and have the pods start anew:
   kubectl -n $namespace annotate --overwrite serviceaccount $service_account azure.workload.identity/client-id=$client_id
-  kubectl -n $namespace rollout restart deployment flux-token-refresher
-or, with the Helm chart, which does both:
-  helm upgrade --install flux-token-refresher deploy/helm/flux-token-refresher --namespace $namespace --reset-then-reuse-values --set workloadIdentity.clientID=$client_id
+  kubectl -n $namespace rollout restart deployment $service_account
+or, with the Helm chart, which does both, in the release $service_account:
+  helm upgrade $service_account deploy/helm/flux-token-refresher --namespace $namespace --reset-then-reuse-values --set workloadIdentity.clientID=$client_id
 
 EOF
 echo "AZURE_CLIENT_ID=$client_id"

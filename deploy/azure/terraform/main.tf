@@ -22,12 +22,11 @@ resource "azurerm_user_assigned_identity" "this" {
 }
 
 resource "azurerm_federated_identity_credential" "this" {
-  name                = var.identity
-  resource_group_name = data.azurerm_resource_group.this.name
-  parent_id           = azurerm_user_assigned_identity.this.id
-  issuer              = var.issuer
-  subject             = "system:serviceaccount:${var.namespace}:${var.service_account}"
-  audience            = ["api://AzureADTokenExchange"]
+  name                      = var.identity
+  user_assigned_identity_id = azurerm_user_assigned_identity.this.id
+  issuer                    = var.issuer
+  subject                   = "system:serviceaccount:${var.namespace}:${var.service_account}"
+  audience                  = ["api://AzureADTokenExchange"]
 }
 
 data "azuredevops_project" "this" {

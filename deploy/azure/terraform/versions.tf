@@ -4,7 +4,7 @@ terraform {
   required_providers {
     azurerm = {
       source  = "hashicorp/azurerm"
-      version = "~> 4.0"
+      version = ">= 4.66, < 6"
     }
     azuredevops = {
       source  = "microsoft/azuredevops"
