@@ -80,6 +80,9 @@ func (t *term) act(ctx context.Context, e *entry, o Observed, d Decision) {
 		t.end(e, err)
 	case Conflicted:
 		log.InfoContext(ctx, sentences[outcome])
+	case TokenRejected:
+		log.WarnContext(ctx, sentences[outcome], "token_hash", token.Hash, "expires_at", token.Expires)
+		t.succeeded(e, o, d, outcome)
 	default:
 		// An issuer that keeps a token for a day is asked ever more often towards its end; who requested it is answered each time.
 		if outcome != Unchanged || e.insists(token.Hash) || d.Reason == RefreshRequested {

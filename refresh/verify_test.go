@@ -151,6 +151,9 @@ func TestRejectedTokensCoolDown(t *testing.T) {
 		if len(told) == 0 || told[0].Reason != "TokenRejected" || !told[0].Warning || !strings.Contains(told[0].Note, "no licence") {
 			t.Errorf("events %v, want TokenRejected that says why", told)
 		}
+		if n := strings.Count(w.logs.String(), `"level":"WARN","msg":"wrote a new token, which the Git servers refuse too"`); n != len(w.source.Mints()) {
+			t.Errorf("%d warnings of %d tokens that were refused", n, len(w.source.Mints()))
+		}
 		time.Sleep(7 * time.Second) // to no moment at which a cool-down ends
 		synctest.Wait()
 		w.readers.Answer(func(refresh.Token) refresh.Trial { return refresh.Trial{Accepted: 1} })
