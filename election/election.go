@@ -23,6 +23,8 @@ import (
 	"k8s.io/client-go/tools/leaderelection"
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 	"k8s.io/klog/v2"
+
+	"flux-token-refresher/internal/kube"
 )
 
 // releaseTimeout bounds giving back the Lease: a shutdown has 5 seconds in all.
@@ -126,7 +128,7 @@ func enter(ctx context.Context, cfg Config) (e *election, leave func(), err erro
 	return e, func() {
 		if e.claimed {
 			if err := e.release(ctx); err != nil {
-				cfg.Logger.Warn("cannot give back the Lease; the others wait until it runs out", "error", err)
+				cfg.Logger.Warn("cannot give back the Lease; the others wait until it runs out", "error", said(context.WithoutCancel(ctx), "give back", err))
 			}
 		}
 		stop()
@@ -198,6 +200,14 @@ func (e *election) lock(client coordinationclient.LeasesGetter) *resourcelock.Le
 		Client:     client,
 		LockConfig: resourcelock.ResourceLockConfig{Identity: e.cfg.Identity},
 	}
+}
+
+// said gives what may be logged of an error of client-go, which can quote what a server or a proxy in between answers; nil for none.
+func said(ctx context.Context, verb string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return kube.Object{Name: "the Lease", Rights: "get, watch and update on the Lease by name, and create on leases"}.Failure(ctx, verb, err)
 }
 
 // release empties the Lease if it is ours, in the version that said so. A conflict is read again: it can come from

@@ -719,6 +719,9 @@ func TestRefusedWriteIsSaidOnce(t *testing.T) {
 		}
 		b.quit(t)
 		expect(t, "log lines", messages(&b.log), []string{"cannot write the Lease"})
+		if log := b.log.String(); strings.Contains(log, "no right to create it") || !strings.Contains(log, "config rbac") {
+			t.Errorf("the log has the server's words, or not the remedy:\n%s", log)
+		}
 	})
 }
 

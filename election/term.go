@@ -190,7 +190,7 @@ func (t *term) failed(ctx context.Context, err error) {
 		t.watch.beaten(t.from, t.cfg.LeaseDuration)
 		t.end(errBeaten)
 	case t.failure == nil:
-		t.cfg.Logger.Warn("cannot write the Lease", "error", err)
+		t.cfg.Logger.Warn("cannot write the Lease", "error", said(ctx, "write", err))
 		t.failure = err
 	}
 }

@@ -189,9 +189,9 @@ func (w *watcher) run(ctx context.Context) {
 		case ctx.Err() != nil:
 			return
 		case !opened && !blind:
-			w.log.Warn("cannot follow the Lease", "error", err)
+			w.log.Warn("cannot follow the Lease", "error", said(ctx, "follow", err))
 		default:
-			w.log.Debug("the watch of the Lease ended", "error", err)
+			w.log.Debug("the watch of the Lease ended", "error", said(ctx, "follow", err))
 		}
 		blind = !opened
 		if time.Since(began) > w.longest {

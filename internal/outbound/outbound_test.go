@@ -151,7 +151,7 @@ func TestQuiet(t *testing.T) {
 	provider := outbound.Quiet(sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans)))
 	const id = "3f2504e0-4f89-11d3-9a0c-0305e82c3301"
 	_, span := provider.Tracer("test").Start(context.Background(), "HTTP POST", trace.WithSpanKind(trace.SpanKindClient), trace.WithAttributes(
-		attribute.String("http.method", "POST"), attribute.String("http.url", "https://login.example:8443/token?x="+secret),
+		attribute.String("http.method", "POST"), attribute.String("http.url", "https://user:"+secret+"@login.example:8443/token?x="+secret),
 		attribute.String("net.peer.name", "login.example:8443"), attribute.String("http.user_agent", "azsdk-go"),
 	))
 	span.SetStatus(codes.Error, secret)

@@ -4,8 +4,8 @@ import (
 	"context"
 	"net"
 	"net/http"
+	"net/url"
 	"strconv"
-	"strings"
 
 	"github.com/google/uuid"
 	"go.opentelemetry.io/otel/attribute"
@@ -43,7 +43,7 @@ func (s quietSpan) SetAttributes(attributes ...attribute.KeyValue) {
 	s.Span.SetAttributes(presentable(attributes)...)
 }
 
-// presentable gives attributes without what a server chose and without queries, and in the words of the conventions that everything else here
+// presentable gives attributes without what a server chose, user info and queries, and in the words of the conventions that everything else here
 // follows: azcore knows those of 2023 (http.url, net.peer.name).
 func presentable(attributes []attribute.KeyValue) []attribute.KeyValue {
 	var out []attribute.KeyValue
@@ -55,8 +55,9 @@ func presentable(attributes []attribute.KeyValue) []attribute.KeyValue {
 				out = append(out, a)
 			}
 		case semconv.URLFullKey, "http.url":
-			path, _, _ := strings.Cut(a.Value.AsString(), "?")
-			out = append(out, semconv.URLFull(path))
+			if u, err := url.Parse(a.Value.AsString()); err == nil {
+				out = append(out, semconv.URLFull((&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String()))
+			}
 		case "http.method":
 			out = append(out, semconv.HTTPRequestMethodKey.String(a.Value.AsString()))
 		case "http.user_agent":
