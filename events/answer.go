@@ -7,6 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
+	"strings"
+	"time"
 )
 
 // Answer says what became of an event that was taken; it is the body of a 202.
@@ -29,6 +32,8 @@ type refused string
 const (
 	notAllowed      refused = "method-not-allowed"
 	tooMany         refused = "too-many-requests"
+	cutOff          refused = "cut-off"
+	incomplete      refused = "incomplete"
 	tooLarge        refused = "too-large"
 	unauthenticated refused = "unauthenticated"
 	unsupported     refused = "unsupported-media-type"
@@ -40,6 +45,8 @@ const (
 var statuses = map[refused]int{
 	notAllowed:      http.StatusMethodNotAllowed,
 	tooMany:         http.StatusTooManyRequests,
+	cutOff:          http.StatusTooManyRequests,
+	incomplete:      http.StatusBadRequest,
 	tooLarge:        http.StatusRequestEntityTooLarge,
 	unauthenticated: http.StatusUnauthorized,
 	unsupported:     http.StatusUnsupportedMediaType,
@@ -53,11 +60,15 @@ var statuses = map[refused]int{
 var headers = map[refused][2]string{
 	notAllowed:      {"Allow", allowed},
 	tooMany:         {"Retry-After", "1"},
+	cutOff:          {"Retry-After", "1"},
 	unauthenticated: {"WWW-Authenticate", "Bearer"},
 	unavailable:     {"Retry-After", "3"},
 }
 
 const allowed = "POST, OPTIONS"
+
+// strangers are answers that a request can get without a proof, or before its body is there: its connection is closed.
+var strangers = map[refused]bool{notAllowed: true, cutOff: true, incomplete: true, tooLarge: true, unauthenticated: true}
 
 // refusal is an error that its sender may read: its text quotes nothing of the request.
 type refusal struct {
@@ -93,6 +104,10 @@ func ofBatch(i int, err error) error {
 }
 
 func (r *refusal) write(w http.ResponseWriter) {
+	if strangers[r.why] {
+		w.Header().Set("Connection", "close")
+		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(leaving))
+	}
 	if h, ok := headers[r.why]; ok {
 		w.Header().Set(h[0], h[1])
 	}
@@ -106,14 +121,34 @@ func write(w http.ResponseWriter, status int, body any) {
 }
 
 // handshake is the validation of CloudEvents' Web Hooks for Event Delivery 1.0.2, section 4. It is not authenticated: it
-// says that events are expected here at all, and delivering them takes a key whatever it says. A callback is never made:
-// it would send requests wherever anybody likes.
+// says that events are expected here at all, and delivering them takes a proof whatever it says. Consent is in the two headers, and is withheld from a
+// request that is not as the specification has it. There is no limit by the minute: a sender that is too fast gets 429. A callback
+// is never made: it would send requests wherever anybody likes.
 func handshake(w http.ResponseWriter, r *http.Request) {
-	const longest = 253 // of a DNS name
 	w.Header().Set("Allow", allowed)
-	if origin := only(r.Header, "WebHook-Request-Origin"); origin != "" && len(origin) <= longest {
+	_, asksForRate := r.Header[http.CanonicalHeaderKey(requestRate)]
+	if origin := only(r.Header, requestOrigin); isDomain(origin) && (!asksForRate || isRate(only(r.Header, requestRate))) {
 		w.Header().Set("WebHook-Allowed-Origin", origin)
 		w.Header().Set("WebHook-Allowed-Rate", "*")
 	}
 	w.WriteHeader(http.StatusOK)
+}
+
+const (
+	requestOrigin = "WebHook-Request-Origin"
+	requestRate   = "WebHook-Request-Rate"
+)
+
+// isDomain tells whether it can be a DNS name, or an expression of such.
+func isDomain(s string) bool {
+	const longest = 253
+	return s != "" && len(s) <= longest && !strings.ContainsFunc(s, func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("-._*", r)
+	})
+}
+
+// isRate tells whether it is a positive whole number, of requests per minute.
+func isRate(s string) bool {
+	rate, err := strconv.ParseUint(s, 10, 64)
+	return err == nil && rate > 0
 }

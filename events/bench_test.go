@@ -158,6 +158,12 @@ func wantStatus(t testing.TB, w *httptest.ResponseRecorder, want int) {
 // counts are the series of token_refresher.events by "type verdict outcome".
 func (b *bench) counts(t testing.TB) map[string]int64 {
 	t.Helper()
+	return b.countsBy(t, "type", "verdict", "outcome")
+}
+
+// countsBy gives the values of some labels, with spaces between them.
+func (b *bench) countsBy(t testing.TB, labels ...string) map[string]int64 {
+	t.Helper()
 	var all metricdata.ResourceMetrics
 	if err := b.metrics.Collect(t.Context(), &all); err != nil {
 		t.Fatal(err)
@@ -166,14 +172,15 @@ func (b *bench) counts(t testing.TB) map[string]int64 {
 	for _, scope := range all.ScopeMetrics {
 		for _, m := range scope.Metrics {
 			for _, p := range m.Data.(metricdata.Sum[int64]).DataPoints {
-				value := func(name string) string {
-					v, _ := p.Attributes.Value(attribute.Key(name))
-					return v.AsString()
-				}
-				if p.Attributes.Len() != 3 {
+				if p.Attributes.Len() != 4 {
 					t.Errorf("%s has %d labels", m.Name, p.Attributes.Len())
 				}
-				counts[value("type")+" "+value("verdict")+" "+value("outcome")] += p.Value
+				values := make([]string, len(labels))
+				for i, label := range labels {
+					v, _ := p.Attributes.Value(attribute.Key(label))
+					values[i] = v.AsString()
+				}
+				counts[strings.Join(values, " ")] += p.Value
 			}
 		}
 	}

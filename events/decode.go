@@ -10,12 +10,14 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"mime"
 	"net/http"
 	"net/url"
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/cloudevents/sdk-go/v2/binding/spec"
@@ -162,7 +164,7 @@ func setData(e *event.Event, fields map[string]json.RawMessage) error {
 			return errors.New("data_base64 is not a string in base64")
 		}
 		e.DataBase64 = true
-	case media == "" || media == mediaJSON || media == "text/json" || strings.HasSuffix(media, "+json"):
+	case media == "" || strings.HasSuffix(media, "/json") || strings.HasSuffix(media, "+json"):
 		e.DataEncoded = data
 	case plain:
 		var text string
@@ -231,7 +233,7 @@ func fromAttributes(attributes map[string]any) (event.Event, error) {
 	wrong := map[string]bool{}
 	for name, value := range attributes {
 		known := spec.V1.Attribute(name) != nil
-		if !isName(name) || spec.V1.SetAttribute(e.Context, name, value) != nil {
+		if !isName(name) || !isValue(value) || spec.V1.SetAttribute(e.Context, name, value) != nil {
 			if known {
 				wrong[strings.ToLower(name)] = true
 			} else {
@@ -253,6 +255,20 @@ func fromAttributes(attributes map[string]any) (event.Event, error) {
 // isName tells whether it is made of a to z and 0 to 9 (CloudEvents 1.0.2, attribute naming convention); sdk-go would make it so.
 func isName(name string) bool {
 	return name != "" && !strings.ContainsFunc(name, func(r rune) bool { return (r < 'a' || r > 'z') && (r < '0' || r > '9') })
+}
+
+// isValue tells whether it is of the type system of CloudEvents 1.0.2, where sdk-go would let it pass, or cut it to size: no fractions, and no
+// control characters or noncharacters of Unicode in strings.
+func isValue(value any) bool {
+	switch v := value.(type) {
+	case float64:
+		return v == math.Trunc(v)
+	case string:
+		return !strings.ContainsFunc(v, func(r rune) bool {
+			return unicode.IsControl(r) || r&0xfffe == 0xfffe || r >= 0xfdd0 && r <= 0xfdef
+		})
+	}
+	return true
 }
 
 // check refuses an event that is not of now, and one whose type is understood and whose content is not.

@@ -31,8 +31,9 @@ const MaxSize = 256 << 10
 const (
 	maxBatch      = 100
 	maxConcurrent = 16 // so that bodies hold 4 MiB at most
-	// bodyTimeout is how long a body may take to arrive: nobody has been authenticated until it is there.
-	bodyTimeout = 5 * time.Second
+	// maxParallel is how many calls the Router or the Requester has at once for one request: a full batch makes up to 400 calls to the
+	// Kubernetes API, and apiTimeout holds for all of them.
+	maxParallel = 16
 	// apiTimeout bounds all that the Router and the Requester do for one request. Flux's notification-controller gives
 	// an event 15 s with all its retries.
 	apiTimeout = 5 * time.Second
@@ -123,7 +124,7 @@ type Config struct {
 }
 
 // Handler serves Path. It fails when something that is required is missing, or a sender's key cannot be read or is too short.
-// The server around it bounds headers and idle connections.
+// The server around it is one that Guard has seen, and bounds headers and idle connections.
 func Handler(c Config, router Router, requester Requester) (http.Handler, error) {
 	if err := validate(c.Senders); err != nil {
 		return nil, err

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -28,7 +29,7 @@ func TestAnswers(t *testing.T) {
 	many := func(n int) string {
 		all := make([]string, n)
 		for i := range all {
-			all[i] = cloudEvent(map[string]any{"id": fmt.Sprint(i)})
+			all[i] = cloudEvent(map[string]any{"id": fmt.Sprint(i), "subject": fmt.Sprint("apps/", i)})
 		}
 		return batchOf(all...)
 	}
@@ -140,21 +141,22 @@ func TestAsk(t *testing.T) {
 	})
 }
 
-// TestPrecedence sends a request with everything wrong, and takes away one fault after the other.
+// TestPrecedence sends a request with everything wrong, and takes away one fault after the other. What a stranger can make
+// comes before what only a sender can.
 func TestPrecedence(t *testing.T) {
 	t.Parallel()
 	faults := []struct {
 		status int
 		fault  string
 	}{
-		{405, "method"}, {429, "busy"}, {413, "large"}, {401, "nobody"}, {415, "media"}, {400, "stale"}, {503, "down"}, {202, ""},
+		{405, "method"}, {401, "no proof"}, {413, "large"}, {401, "wrong proof"}, {429, "busy"}, {415, "media"}, {400, "stale"}, {503, "down"}, {202, ""},
 	}
 	for i, first := range faults {
 		wrong := map[string]bool{}
 		for _, f := range faults[i:] {
 			wrong[f.fault] = true
 		}
-		t.Run(fmt.Sprint(first.status), func(t *testing.T) {
+		t.Run(fmt.Sprint(first.status, " ", first.fault), func(t *testing.T) {
 			t.Parallel()
 			b := newBench(t)
 			b.requester.set("apps/repos", nil)
@@ -169,8 +171,11 @@ func TestPrecedence(t *testing.T) {
 			if wrong["large"] {
 				body += strings.Repeat(" ", 256<<10)
 			}
-			if wrong["nobody"] {
+			if wrong["wrong proof"] {
 				proof = signed("somebody-else-signed-this-0123456789")
+			}
+			if wrong["no proof"] {
+				proof = func(*http.Request, string) {}
 			}
 			if wrong["media"] {
 				changes = append(changes, media("text/plain"))
@@ -314,7 +319,7 @@ func TestRetry(t *testing.T) {
 	wantStatus(t, w, http.StatusServiceUnavailable)
 	errorOf(t, w)
 	if got := len(b.requester.made()); got != 2 {
-		t.Errorf("%d requests before the one that failed, want 2", got)
+		t.Errorf("%d requests beside the one that failed, want 2", got)
 	}
 	b.requester.set("apps/b", nil)
 	w = b.send(t, body, signed(fluxKey))
@@ -323,7 +328,8 @@ func TestRetry(t *testing.T) {
 	for _, r := range b.requester.made() {
 		targets = append(targets, r.target)
 	}
-	if diff := cmp.Diff([]string{"apps/repos", "apps/a", "apps/b"}, targets); diff != "" {
+	slices.Sort(targets)
+	if diff := cmp.Diff([]string{"apps/a", "apps/b", "apps/repos"}, targets); diff != "" {
 		t.Error(diff)
 	}
 	if !strings.Contains(b.log.String(), errDown.Error()) {
@@ -347,21 +353,43 @@ func TestAPIHangs(t *testing.T) {
 
 func TestHandshake(t *testing.T) {
 	t.Parallel()
-	b := newBench(t)
-	w := b.send(t, "", method(http.MethodOptions), header("WebHook-Request-Origin", "broker.example.com"), header("WebHook-Request-Rate", "120"),
-		header("WebHook-Request-Callback", "https://broker.example.com/confirm"))
-	wantStatus(t, w, http.StatusOK)
-	for name, want := range map[string]string{"WebHook-Allowed-Origin": "broker.example.com", "WebHook-Allowed-Rate": "*", "Allow": "POST, OPTIONS"} {
-		if got := w.Header().Get(name); got != want {
-			t.Errorf("%s: %q, want %q", name, got, want)
-		}
-	}
-	w = b.send(t, "", method(http.MethodOptions))
-	if w.Header().Get("WebHook-Allowed-Origin") != "" || w.Header().Get("WebHook-Allowed-Rate") != "" {
-		t.Error("consent to somebody who did not ask for it")
-	}
-	if b.router.seen() > 0 || len(b.spans.Started()) > 0 {
-		t.Error("an unauthenticated request went further than it may")
+	origin, rate := "WebHook-Request-Origin", "WebHook-Request-Rate"
+	for _, test := range []struct {
+		name    string
+		with    []with
+		consent string
+	}{
+		{"with a rate", []with{header(origin, "broker.example.com"), header(rate, "120")}, "broker.example.com"},
+		{"with a callback, which is not called", []with{header(origin, "broker.example.com"), header("WebHook-Request-Callback", "https://broker.example.com/confirm")},
+			"broker.example.com"},
+		{"without a rate", []with{header(origin, "*.example.com")}, "*.example.com"},
+		{"of nobody", nil, ""},
+		{"of two", []with{header(origin, "a.example.com"), header(origin, "b.example.com")}, ""},
+		{"of what is no domain", []with{header(origin, "https://broker.example.com/")}, ""},
+		{"of a long name", []with{header(origin, strings.Repeat("a.", 127))}, ""},
+		{"at no rate", []with{header(origin, "broker.example.com"), header(rate, "0")}, ""},
+		{"at a rate below", []with{header(origin, "broker.example.com"), header(rate, "-1")}, ""},
+		{"at a rate that is no number", []with{header(origin, "broker.example.com"), header(rate, "often")}, ""},
+		{"at two rates", []with{header(origin, "broker.example.com"), header(rate, "1"), header(rate, "2")}, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t)
+			w := b.send(t, "", append(test.with, method(http.MethodOptions))...)
+			wantStatus(t, w, http.StatusOK)
+			want := map[string]string{"WebHook-Allowed-Origin": test.consent, "WebHook-Allowed-Rate": "", "Allow": "POST, OPTIONS"}
+			if test.consent != "" {
+				want["WebHook-Allowed-Rate"] = "*"
+			}
+			for name, want := range want {
+				if got := w.Header().Get(name); got != want {
+					t.Errorf("%s: %q, want %q", name, got, want)
+				}
+			}
+			if b.router.seen() > 0 || len(b.spans.Started()) > 0 {
+				t.Error("an unauthenticated request went further than it may")
+			}
+		})
 	}
 }
 

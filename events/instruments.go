@@ -3,6 +3,7 @@ package events
 // What is told of requests: spans, the counter, and complaints in the log.
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"net"
@@ -38,20 +39,22 @@ func newInstruments(tp trace.TracerProvider, mp metric.MeterProvider) (*instrume
 	return &instruments{tracer: tp.Tracer(scope), events: events}, nil
 }
 
-func (i *instruments) took(ctx context.Context, eventType string, a Answer) {
+func (i *instruments) took(ctx context.Context, sender Sender, eventType string, a Answer) {
 	if !understood(eventType) {
 		eventType = "other"
 	}
-	i.count(ctx, eventType, string(a.Verdict), string(a.Outcome))
+	i.count(ctx, sender, eventType, string(a.Verdict), string(a.Outcome))
 }
 
-// refused counts a request, whatever is in it: nobody may make up types.
-func (i *instruments) refused(ctx context.Context, why refused) {
-	i.count(ctx, "other", "none", string(why))
+// refused counts a request, whatever is in it: nobody may make up types. Its sender has no name where nobody proved anything.
+func (i *instruments) refused(ctx context.Context, sender Sender, why refused) {
+	i.count(ctx, sender, "other", none, string(why))
 }
 
-func (i *instruments) count(ctx context.Context, eventType, verdict, outcome string) {
-	i.events.Add(ctx, 1, metric.WithAttributes(
+const none = "none"
+
+func (i *instruments) count(ctx context.Context, sender Sender, eventType, verdict, outcome string) {
+	i.events.Add(ctx, 1, metric.WithAttributes(attribute.String("sender", cmp.Or(sender.Name, none)),
 		attribute.String("type", eventType), attribute.String("verdict", verdict), attribute.String("outcome", outcome)))
 }
 
@@ -60,9 +63,9 @@ type span struct{ trace.Span }
 
 // start opens the span of a request, as of when it came. Its parent is the traceparent header where the sender vouches for
 // the headers; anybody can add one to a signed body.
-func (i *instruments) start(request *http.Request, sender Sender, wholeRequest bool, received time.Time) (context.Context, span) {
+func (i *instruments) start(request *http.Request, sender Sender, received time.Time) (context.Context, span) {
 	ctx := request.Context()
-	if wholeRequest {
+	if sender.coversHeaders() {
 		ctx = propagation.TraceContext{}.Extract(ctx, propagation.HeaderCarrier(request.Header))
 	}
 	scheme, peer := "http", request.RemoteAddr
@@ -205,8 +208,8 @@ type said struct {
 	unsaid int
 }
 
-// about complains about a refusal, with nothing of the request but the address that it came from.
-func (c *complaints) about(ctx context.Context, address string, r *refusal) {
+// about complains about a refusal, with nothing of the request but the address that it came from, and who proved to be its sender.
+func (c *complaints) about(ctx context.Context, address string, sender Sender, r *refusal) {
 	const every = time.Minute
 	c.mu.Lock()
 	last, known := c.said[r.why]
@@ -220,7 +223,7 @@ func (c *complaints) about(ctx context.Context, address string, r *refusal) {
 	if !due {
 		return
 	}
-	attributes := []any{"outcome", string(r.why), "why", r.text, "address", address, "unsaid", last.unsaid}
+	attributes := []any{"outcome", string(r.why), "why", r.text, "address", address, "sender", cmp.Or(sender.Name, none), "unsaid", last.unsaid}
 	if r.cause != nil {
 		attributes = append(attributes, "error", r.cause)
 	}

@@ -1,17 +1,18 @@
 package events
 
-// The way of a request: a place, its body, its sender, its events, their routes, the requests, the answer.
+// The way of a request that came in: a place, its events, their routes, the requests, the answer.
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/cloudevents/sdk-go/v2/event"
+	"golang.org/x/sync/errgroup"
 )
 
 type receiver struct {
@@ -19,7 +20,8 @@ type receiver struct {
 	router      Router
 	requester   Requester
 	instruments *instruments
-	// places holds one value for each request under way.
+	bodies      bodies
+	// places holds one value for each request that is being handled.
 	places     chan struct{}
 	complaints complaints
 }
@@ -32,42 +34,39 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, request *http.Request) {
 	case request.Method == http.MethodOptions:
 		handshake(w, request)
 	default:
-		ctx, body, err := r.receive(w, request)
-		if err == nil {
-			write(w, http.StatusAccepted, body)
-			return
-		}
-		refusal := asRefusal(err)
-		r.instruments.refused(ctx, refusal.why)
-		r.complaints.about(ctx, request.RemoteAddr, refusal)
-		refusal.write(w)
+		r.serve(w, request)
 	}
 }
 
-// receive makes the checks in the order of the answers that they give. The context is that of the request's span, if it
-// came so far; body is what to answer.
-func (r *receiver) receive(w http.ResponseWriter, request *http.Request) (ctx context.Context, body any, err error) {
-	ctx = request.Context()
-	received := time.Now()
-	if request.Method != http.MethodPost {
-		return ctx, nil, refuse(notAllowed, "events are posted")
+func (r *receiver) serve(w http.ResponseWriter, request *http.Request) {
+	ctx, received := request.Context(), time.Now()
+	sender, content, err := r.admit(w, request)
+	var answer any
+	if err == nil {
+		ctx, answer, err = r.receive(request, sender, content, received)
 	}
+	if err == nil {
+		write(w, http.StatusAccepted, answer)
+		return
+	}
+	refusal := asRefusal(err)
+	r.instruments.refused(ctx, sender, refusal.why)
+	r.complaints.about(ctx, request.RemoteAddr, sender, refusal)
+	refusal.write(w)
+}
+
+// receive is for requests whose sender is known. Before, there is no span, no word of the content anywhere, and no call to anybody.
+// The context is that of the request's span, if it came so far.
+func (r *receiver) receive(request *http.Request, sender Sender, content []byte, received time.Time) (ctx context.Context, answer any, err error) {
+	ctx = request.Context()
+	proven(ctx)
 	select {
 	case r.places <- struct{}{}:
 		defer func() { <-r.places }()
 	default:
 		return ctx, nil, refuse(tooMany, "too many requests at once; try again")
 	}
-	content, err := read(w, request)
-	if err != nil {
-		return ctx, nil, err
-	}
-	sender, wholeRequest, err := authenticate(r.Senders, request.Header, content)
-	if err != nil {
-		return ctx, nil, err
-	}
-	// Now it is known who speaks. Before, there is no span, no word of the content anywhere, and no call to anybody.
-	ctx, span := r.instruments.start(request, sender, wholeRequest, received)
+	ctx, span := r.instruments.start(request, sender, received)
 	defer func() { span.end(err) }()
 	answers, batch, err := r.handle(ctx, span, sender, request.Header, content, received)
 	if err != nil || batch {
@@ -98,74 +97,140 @@ func (r *receiver) handle(ctx context.Context, span span, sender Sender, header 
 	return answers, batch, err
 }
 
-// read takes the body, bounded in size and time. net/http lifts the deadline where the body ends.
-func read(w http.ResponseWriter, request *http.Request) ([]byte, error) {
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyTimeout)) // every server of net/http can
-	content, err := io.ReadAll(http.MaxBytesReader(w, request.Body, MaxSize))
-	if _, larger := errors.AsType[*http.MaxBytesError](err); larger {
-		return nil, refuse(tooLarge, fmt.Sprintf("a body may have %d bytes", MaxSize))
-	}
-	if err != nil {
-		return nil, refuse(invalid, fmt.Sprintf("the body did not arrive whole within %s", bodyTimeout))
-	}
-	return content, nil
-}
-
-// take finds the route of every event before it asks for anything. What was asked for when a later request fails stays: the
+// take finds the route of every event before it asks for anything. What was asked for when another request fails stays: the
 // sender repeats the whole, and asking again changes nothing.
 func (r *receiver) take(ctx context.Context, sender Sender, events []event.Event, received time.Time) ([]Answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
 	answers := make([]Answer, len(events))
-	for i, e := range events {
-		route := Route{Verdict: Unrelated, Rule: "type"}
-		if understood(e.Type()) {
-			var err error
-			if route, err = r.router.Route(ctx, e, sender.may); err != nil {
-				return nil, refuse(unavailable, "the Kubernetes API did not tell whose Secret this is about; try again").
-					because(fmt.Errorf("finding the targets of an event from sender %q: %w", sender.Name, err))
-			}
-		}
-		answers[i] = Answer{ID: e.ID(), Verdict: route.Verdict, Rule: route.Rule, Targets: append([]string{}, route.Targets...), Outcome: Ignored}
+	err := each(len(events), func(i int) (err error) {
+		answers[i], err = r.route(ctx, sender, events[i])
+		return err
+	})
+	if err != nil {
+		return nil, err
 	}
-	for i := range answers {
-		if err := r.request(ctx, sender, events[i], &answers[i], received); err != nil {
-			return nil, err
+	wishes := wishesOf(events, answers)
+	outcomes := make([][]Outcome, len(wishes))
+	err = each(len(wishes), func(i int) (err error) {
+		outcomes[i], err = r.wish(ctx, sender, events, answers, wishes[i], received)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	for i, w := range wishes {
+		for n, of := range w.events {
+			answers[of].Outcome = stronger(answers[of].Outcome, outcomes[i][n])
 		}
 	}
 	for i, a := range answers {
-		r.instruments.took(ctx, events[i].Type(), a)
+		r.instruments.took(ctx, sender, events[i].Type(), a)
 	}
 	return answers, nil
 }
 
-// request asks for the refresh of each target of an event, and fills in what came of it.
-func (r *receiver) request(ctx context.Context, sender Sender, e event.Event, a *Answer, received time.Time) error {
-	for _, target := range a.Targets {
-		ctx, span := r.instruments.startRequest(ctx, sender, e, *a, target)
-		outcome, err := r.requester.Request(ctx, target, Ask{
-			Sender: sender.Name, Source: e.Source(), ID: e.ID(),
-			Verdict: a.Verdict,
-			Time:    e.Time(), Received: received,
-			TraceParent: traceParent(ctx),
-		})
-		if err != nil {
-			err = refuse(unavailable, "the Kubernetes API did not take the request; try again").
-				because(fmt.Errorf("asking for a refresh of %s for sender %q: %w", target, sender.Name, err))
-		}
-		span.outcome(outcome, err)
-		if err != nil {
-			return err
-		}
-		level := slog.LevelDebug
-		if outcome == Requested {
-			level = slog.LevelInfo
-		}
-		r.Logger.Log(ctx, level, "an event asks for a refresh", "target", target, "outcome", string(outcome), "sender", sender.Name,
-			"type", short(e.Type()), "id", short(e.ID()), "verdict", string(a.Verdict), "rule", a.Rule)
-		a.Outcome = stronger(a.Outcome, outcome)
+// each calls do with 0 to n-1, several at once, and gives one of the errors.
+func each(n int, do func(int) error) error {
+	var all errgroup.Group
+	all.SetLimit(maxParallel)
+	for i := range n {
+		all.Go(func() error { return do(i) })
 	}
-	return nil
+	return all.Wait()
+}
+
+// route says what an event means; nothing has been asked for yet.
+func (r *receiver) route(ctx context.Context, sender Sender, e event.Event) (Answer, error) {
+	route := Route{Verdict: Unrelated, Rule: "type"}
+	if understood(e.Type()) {
+		var err error
+		if route, err = r.router.Route(ctx, e, sender.may); err != nil {
+			return Answer{}, refuse(unavailable, "the Kubernetes API did not tell whose Secret this is about; try again").
+				because(fmt.Errorf("finding the targets of an event from sender %q: %w", sender.Name, err))
+		}
+	}
+	return Answer{ID: e.ID(), Verdict: route.Verdict, Rule: route.Rule, Targets: append([]string{}, route.Targets...), Outcome: Ignored}, nil
+}
+
+// wish is what the events of one request want of one target.
+type wish struct {
+	target string
+	// events are their indexes: those that want another token in any case first, and of each kind the latest first.
+	events []int
+}
+
+// wishesOf gathers the events by their targets, in the order in which these are first named.
+func wishesOf(events []event.Event, answers []Answer) []wish {
+	var wishes []wish
+	at := map[string]int{}
+	for i, a := range answers {
+		for _, target := range a.Targets {
+			n, known := at[target]
+			if !known {
+				n = len(wishes)
+				at[target], wishes = n, append(wishes, wish{target: target})
+			}
+			wishes[n].events = append(wishes[n].events, i)
+		}
+	}
+	for _, w := range wishes {
+		slices.SortStableFunc(w.events, func(a, b int) int {
+			return cmp.Or(cmp.Compare(urgency(answers[a]), urgency(answers[b])), events[b].Time().Compare(events[a].Time()))
+		})
+	}
+	return wishes
+}
+
+// urgency is 0 of an event that wants another token in any case, and 1 of one that complains of the token.
+func urgency(a Answer) int {
+	if a.Verdict == RefreshRequested {
+		return 0
+	}
+	return 1
+}
+
+// wish asks for the refresh of one target, once for each kind of events: whatever is seen of the token from now on has been
+// seen after the latest of them happened, and so after the others.
+func (r *receiver) wish(ctx context.Context, sender Sender, events []event.Event, answers []Answer, w wish, received time.Time) ([]Outcome, error) {
+	outcomes := make([]Outcome, len(w.events))
+	for n, i := range w.events {
+		outcomes[n] = Coalesced
+		if n > 0 && urgency(answers[i]) == urgency(answers[w.events[n-1]]) {
+			continue
+		}
+		var err error
+		if outcomes[n], err = r.request(ctx, sender, events[i], answers[i], w.target, received); err != nil {
+			return nil, err
+		}
+	}
+	return outcomes, nil
+}
+
+// request asks for the refresh of a target of an event.
+func (r *receiver) request(ctx context.Context, sender Sender, e event.Event, a Answer, target string, received time.Time) (Outcome, error) {
+	ctx, span := r.instruments.startRequest(ctx, sender, e, a, target)
+	outcome, err := r.requester.Request(ctx, target, Ask{
+		Sender: sender.Name, Source: e.Source(), ID: e.ID(),
+		Verdict: a.Verdict,
+		Time:    e.Time(), Received: received,
+		TraceParent: traceParent(ctx),
+	})
+	if err != nil {
+		err = refuse(unavailable, "the Kubernetes API did not take the request; try again").
+			because(fmt.Errorf("asking for a refresh of %s for sender %q: %w", target, sender.Name, err))
+	}
+	span.outcome(outcome, err)
+	if err != nil {
+		return "", err
+	}
+	level := slog.LevelDebug
+	if outcome == Requested {
+		level = slog.LevelInfo
+	}
+	r.Logger.Log(ctx, level, "an event asks for a refresh", "target", target, "outcome", string(outcome), "sender", sender.Name,
+		"type", short(e.Type()), "id", short(e.ID()), "verdict", string(a.Verdict), "rule", a.Rule)
+	return outcome, nil
 }
 
 func understood(eventType string) bool {

@@ -7,6 +7,7 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"crypto/subtle"
+	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -19,7 +20,7 @@ import (
 // minKey is the length of a key at the least, in bytes: that of the hash (RFC 2104, section 3).
 const minKey = 32
 
-// Sender is somebody who may post events, and proves who it is with one of the two keys. Two senders with the same
+// Sender is somebody who may post events, and proves who it is in one of three ways. Two senders with the same
 // namespaces are how a key is changed without a gap.
 type Sender struct {
 	Name string
@@ -27,6 +28,9 @@ type Sender struct {
 	HMACKey Key
 	// BearerToken is the token of Authorization: Bearer (RFC 6750, section 2.1). In the query, where logs would keep it, none is taken.
 	BearerToken Key
+	// ClientName is a DNS name or a URI in the subject alternative names of a client certificate that the server verified. The subject's
+	// common name is no proof (RFC 9525, section 2). A wildcard in a certificate stands for itself. Letters of a DNS name are small.
+	ClientName string
 	// Namespaces are those whose objects the sender may speak of; "*" is all of them, and none is none.
 	Namespaces []string
 }
@@ -43,11 +47,8 @@ func KeyFile(name string) Key {
 	}
 }
 
-func (s Sender) key() ([]byte, error) {
-	read := s.HMACKey
-	if read == nil {
-		read = s.BearerToken
-	}
+// use gives a key of the sender.
+func (s Sender) use(read Key) ([]byte, error) {
 	key, err := read()
 	if err == nil && len(key) < minKey {
 		err = fmt.Errorf("it has %d bytes, at least %d are needed", len(key), minKey)
@@ -67,20 +68,32 @@ func validate(senders []Sender) error {
 		return errors.New("at least one sender is required")
 	}
 	names := map[string]bool{}
+	clients := map[string]bool{}
 	owners := map[[sha256.Size]byte]string{}
 	for _, s := range senders {
 		if s.Name == "" || names[s.Name] {
 			return fmt.Errorf("each sender needs a name of its own, unlike %q", s.Name)
 		}
 		names[s.Name] = true
-		if (s.HMACKey == nil) == (s.BearerToken == nil) {
-			return fmt.Errorf("sender %q needs either an HMAC key or a bearer token", s.Name)
+		key := s.HMACKey
+		switch {
+		case s.HMACKey != nil && s.BearerToken == nil && s.ClientName == "":
+		case s.HMACKey == nil && s.BearerToken != nil && s.ClientName == "":
+			key = s.BearerToken
+		case s.HMACKey == nil && s.BearerToken == nil && s.ClientName != "":
+			if clients[s.ClientName] {
+				return fmt.Errorf("two senders have the client name %q: nobody could tell which of them it is", s.ClientName)
+			}
+			clients[s.ClientName] = true
+			continue
+		default:
+			return fmt.Errorf("sender %q needs one of an HMAC key, a bearer token and a client name", s.Name)
 		}
-		key, err := s.key()
+		content, err := s.use(key)
 		if err != nil {
 			return err
 		}
-		hash := sha256.Sum256(key)
+		hash := sha256.Sum256(content)
 		if owner, taken := owners[hash]; taken {
 			return fmt.Errorf("senders %q and %q have the same key: nobody could tell which of them it is", owner, s.Name)
 		}
@@ -89,43 +102,79 @@ func validate(senders []Sender) error {
 	return nil
 }
 
-// authenticate finds the sender that proved itself. wholeRequest says that it vouches for the headers too, and not
-// for the body alone. Every sender is tried, whoever matched, so that the time that it takes tells nothing.
-// Where nobody matched while a key could not be used, nobody knows: that is errKeys, and retried.
-func authenticate(senders []Sender, header http.Header, body []byte) (sender Sender, wholeRequest bool, err error) {
-	signature, token := signatureOf(header), tokenOf(header)
-	var bySignature, byToken *Sender
+// vouchedFor finds the sender that a token proves, or else a client certificate: it vouches for the headers too, and not for the body
+// alone. Where it finds none, unknown is what to answer unless there is a signature. Every key is tried, whichever matched, so that
+// the time that it takes tells nothing.
+func vouchedFor(senders []Sender, request *http.Request) (sender Sender, ok bool, unknown error) {
+	token, names := tokenOf(request.Header), namesOf(request.TLS)
+	var byToken, byName *Sender
 	var broken error
 	for i := range senders {
 		s := &senders[i]
-		key, err := s.key()
-		switch {
-		case err != nil:
+		if byName == nil && s.ClientName != "" && slices.Contains(names, s.ClientName) {
+			byName = s
+		}
+		if s.BearerToken == nil || token == nil {
+			continue
+		}
+		key, err := s.use(s.BearerToken)
+		if err != nil {
 			broken = errors.Join(broken, err)
-		case s.HMACKey != nil:
-			mac := hmac.New(sha256.New, key)
-			mac.Write(body)
-			if equal(mac.Sum(nil), signature) {
-				bySignature = s
-			}
-		default:
-			if equal(key, token) {
-				byToken = s
-			}
+		} else if equal(key, token) {
+			byToken = s
 		}
 	}
 	switch {
 	case byToken != nil:
 		return *byToken, true, nil
-	case hasAttributes(header):
-		return Sender{}, false, refuse(unauthenticated, "ce-* headers need a bearer token: a signature covers the body only")
-	case bySignature != nil:
-		return *bySignature, false, nil
+	case byName != nil:
+		return *byName, true, nil
 	case broken != nil:
-		return Sender{}, false, refuse(unavailable, "the key of a sender cannot be used; try again").because(broken)
+		return Sender{}, false, errKeys.because(broken)
+	case hasAttributes(request.Header):
+		return Sender{}, false, refuse(unauthenticated, "ce-* headers need a bearer token or a client certificate: a signature covers the body only")
 	}
-	return Sender{}, false, refuse(unauthenticated, "no sender that is known here: it takes X-Signature: sha256=<HMAC of the body>, or Authorization: Bearer")
+	return Sender{}, false, refuse(unauthenticated,
+		"no sender that is known here: it takes X-Signature: sha256=<HMAC of the body>, Authorization: Bearer, or a client certificate")
 }
+
+// signable tells whether the body can prove who sent it. With ce-* headers it cannot: it is the same under any.
+func signable(senders []Sender, header http.Header) bool {
+	return signatureOf(header) != nil && !hasAttributes(header) && slices.ContainsFunc(senders, func(s Sender) bool { return s.HMACKey != nil })
+}
+
+// signer finds the sender that signed the body. Where nobody did, the answer is unknown; but where a key could not be used, nobody knows, and the
+// sender is told to come again.
+func signer(senders []Sender, header http.Header, body []byte, unknown error) (Sender, error) {
+	signature := signatureOf(header)
+	var found *Sender
+	var broken error
+	for i := range senders {
+		s := &senders[i]
+		if s.HMACKey == nil {
+			continue
+		}
+		key, err := s.use(s.HMACKey)
+		if err != nil {
+			broken = errors.Join(broken, err)
+			continue
+		}
+		mac := hmac.New(sha256.New, key)
+		mac.Write(body)
+		if equal(mac.Sum(nil), signature) {
+			found = s
+		}
+	}
+	switch {
+	case found != nil:
+		return *found, nil
+	case broken != nil:
+		return Sender{}, errKeys.because(broken)
+	}
+	return Sender{}, unknown
+}
+
+var errKeys = refuse(unavailable, "the key of a sender cannot be used; try again")
 
 // equal compares hashes, so that not even the length of a key shows in the time.
 func equal(a, b []byte) bool {
@@ -133,14 +182,14 @@ func equal(a, b []byte) bool {
 	return subtle.ConstantTimeCompare(ha[:], hb[:]) == 1
 }
 
-// signatureOf and tokenOf give nil, which equals no key and no HMAC, when there is none, or when it is not clear which.
+// signatureOf and tokenOf give nil when there is none, or when it is not clear which.
 func signatureOf(header http.Header) []byte {
 	given, ok := strings.CutPrefix(only(header, "X-Signature"), "sha256=")
 	if !ok {
 		return nil
 	}
 	signature, err := hex.DecodeString(given)
-	if err != nil {
+	if err != nil || len(signature) != sha256.Size {
 		return nil
 	}
 	return signature
@@ -153,6 +202,25 @@ func tokenOf(header http.Header) []byte {
 	}
 	return []byte(strings.TrimSpace(token))
 }
+
+// namesOf gives the names in a client certificate that was verified.
+func namesOf(connection *tls.ConnectionState) []string {
+	if connection == nil || len(connection.VerifiedChains) == 0 {
+		return nil
+	}
+	certificate := connection.PeerCertificates[0]
+	var names []string
+	for _, name := range certificate.DNSNames {
+		names = append(names, strings.ToLower(name))
+	}
+	for _, uri := range certificate.URIs {
+		names = append(names, uri.String())
+	}
+	return names
+}
+
+// coversHeaders tells whether what proves the sender covers more than the body.
+func (s Sender) coversHeaders() bool { return s.HMACKey == nil }
 
 // only gives the value of a header that is there once.
 func only(header http.Header, name string) string {

@@ -168,10 +168,16 @@ func TestConfig(t *testing.T) {
 		{"the same key", func(c *events.Config) {
 			c.Senders = []events.Sender{good, {Name: "broker", BearerToken: static(fluxKey)}}
 		}, "the same key"},
-		{"no key", func(c *events.Config) { c.Senders = []events.Sender{{Name: "flux"}} }, "either"},
+		{"no key", func(c *events.Config) { c.Senders = []events.Sender{{Name: "flux"}} }, "needs one of"},
 		{"two keys", func(c *events.Config) {
 			c.Senders = []events.Sender{{Name: "flux", HMACKey: static(fluxKey), BearerToken: static(tokenKey)}}
-		}, "either"},
+		}, "needs one of"},
+		{"a key and a client name", func(c *events.Config) {
+			c.Senders = []events.Sender{{Name: "flux", HMACKey: static(fluxKey), ClientName: "flux.example.com"}}
+		}, "needs one of"},
+		{"the same client name", func(c *events.Config) {
+			c.Senders = []events.Sender{{Name: "flux", ClientName: "flux.example.com"}, {Name: "broker", ClientName: "flux.example.com"}}
+		}, "client name"},
 		{"a short key", func(c *events.Config) {
 			c.Senders = []events.Sender{{Name: "flux", HMACKey: static(fluxKey[:31])}}
 		}, `sender "flux" cannot be used: it has 31 bytes`},

@@ -1,6 +1,6 @@
 package events_test
 
-// What only shows on a connection: bodies that come slowly, or not.
+// What only shows on a connection: who holds it, and bodies that come slowly, or not.
 
 import (
 	"bufio"
@@ -10,16 +10,23 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"flux-token-refresher/events"
 )
 
-// pipe is a listener with one connection, whose deadlines are those of the bubble.
+// pipe is a listener within the process, whose deadlines are those of the bubble.
 type pipe struct {
 	conns chan net.Conn
 	done  chan struct{}
+	// open is how many connections the server has not closed.
+	open atomic.Int32
 }
 
 func (p *pipe) Accept() (net.Conn, error) {
@@ -34,22 +41,214 @@ func (p *pipe) Accept() (net.Conn, error) {
 func (p *pipe) Close() error   { close(p.done); return nil }
 func (p *pipe) Addr() net.Addr { return &net.UnixAddr{} }
 
-// serve gives a connection to the bench's own server, for the time of a test.
-func (b *bench) serve(t *testing.T) net.Conn {
+// dial opens a connection.
+func (p *pipe) dial(t *testing.T) net.Conn {
 	client, server := net.Pipe()
-	listener := &pipe{conns: make(chan net.Conn, 1), done: make(chan struct{})}
-	listener.conns <- server
-	s := &http.Server{Handler: b, ReadHeaderTimeout: time.Second}
+	t.Cleanup(func() { _ = client.Close() })
+	p.open.Add(1)
+	p.conns <- &counting{Conn: server, open: &p.open}
+	return client
+}
+
+// counting is a connection of a pipe.
+type counting struct {
+	net.Conn
+	open *atomic.Int32
+	once sync.Once
+}
+
+func (c *counting) Close() error {
+	c.once.Do(func() { c.open.Add(-1) })
+	return c.Conn.Close()
+}
+
+// serve is the bench's server for the time of a test, with the bounds that the product's has.
+func (b *bench) serve(t *testing.T) *pipe {
+	listener := &pipe{conns: make(chan net.Conn), done: make(chan struct{})}
+	s := &http.Server{Handler: b, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second, IdleTimeout: 2 * time.Minute}
+	events.Guard(s)
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(listener) }()
 	t.Cleanup(func() {
-		_ = client.Close()
 		_ = s.Close()
 		if err := <-served; !errors.Is(err, http.ErrServerClosed) {
 			t.Error(err)
 		}
 	})
-	return client
+	return listener
+}
+
+// post sends a signed event on a new connection, and gives the answer and how long it took.
+func (p *pipe) post(t *testing.T, body string) (response *http.Response, took time.Duration) {
+	t.Helper()
+	began := time.Now()
+	conn := p.dial(t)
+	go func() { _, _ = io.WriteString(conn, head(macOf(fluxKey, body), len(body))+body) }()
+	response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return response, time.Since(began)
+}
+
+// head is what stands before a body.
+func head(signature string, length int) string {
+	return fmt.Sprintf("POST /events HTTP/1.1\r\nHost: receiver\r\nContent-Type: application/json\r\nX-Signature: %s\r\nContent-Length: %d\r\n\r\n", signature, length)
+}
+
+// TestStrangers: whatever those do who know no key, and however many they are, an event that is signed is answered at once.
+func TestStrangers(t *testing.T) {
+	t.Parallel()
+	const strangers = 300
+	bogus := head(macOf("a-key-that-nobody-has-0123456789-abcd", ""), 200)
+	for name, do := range map[string]func(context.Context, net.Conn){
+		"say nothing":                      func(context.Context, net.Conn) {},
+		"begin with the headers":           write("POST /events HTTP/1.1\r\nHost: "),
+		"send headers without a proof":     write(strings.Replace(bogus, "X-Signature", "X-Other", 1)),
+		"send headers with a wrong token":  write(strings.Replace(bogus, "X-Signature: ", "Authorization: Bearer ", 1)),
+		"send headers with a signature":    write(bogus),
+		"send a body slowly":               slowly(bogus),
+		"send the half of a large body":    write(head(macOf(otherKey, ""), 256<<10) + strings.Repeat(" ", 128<<10)),
+		"send chunks that never end":       write(strings.Replace(bogus, "Content-Length: 200", "Transfer-Encoding: chunked", 1) + "1\r\n \r\n"),
+		"send requests that are refused":   write(strings.Repeat(head("sha256=00", 0), 100)),
+		"shake hands":                      write(strings.Repeat("OPTIONS /events HTTP/1.1\r\nHost: receiver\r\n\r\n", 100)),
+		"shake hands with a body":          write("OPTIONS /events HTTP/1.1\r\nHost: receiver\r\nContent-Length: 100\r\n\r\n"),
+		"ask for what is not there slowly": write("POST / HTTP/1.1\r\nHost: receiver\r\nContent-Length: 100\r\n\r\n"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t)
+				server := b.serve(t)
+				for range strangers {
+					conn := server.dial(t)
+					go do(t.Context(), conn)
+					go func() { _, _ = io.Copy(io.Discard, conn) }()
+				}
+				synctest.Wait()
+				// 128 that proved nothing, and those that are on their way out.
+				if open := server.open.Load(); open > 128 {
+					t.Errorf("%d connections are open", open)
+				}
+				for n := range 3 {
+					response, took := server.post(t, fluxEvent(fmt.Sprint("repos-", n), "authentication required", time.Now()))
+					if response.StatusCode != http.StatusAccepted || took != 0 {
+						t.Errorf("an event that is signed: %s after %s", response.Status, took)
+					}
+				}
+				if made := b.requester.made(); len(made) != 3 {
+					t.Errorf("%d requests were made", len(made))
+				}
+			})
+		})
+	}
+}
+
+func write(what string) func(context.Context, net.Conn) {
+	return func(_ context.Context, conn net.Conn) { _, _ = io.WriteString(conn, what) }
+}
+
+// slowly sends a byte a second after what begins.
+func slowly(begin string) func(context.Context, net.Conn) {
+	return func(ctx context.Context, conn net.Conn) {
+		for _, err := io.WriteString(conn, begin); err == nil; _, err = io.WriteString(conn, " ") {
+			select {
+			case <-time.After(time.Second):
+			case <-ctx.Done():
+				return
+			}
+		}
+	}
+}
+
+// TestStrangersLater: a request that is being handled is not given up for strangers, nor the connection that it came on.
+func TestStrangersLater(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		server := b.serve(t)
+		b.requester.set("apps/repos", func(context.Context) error {
+			for range 300 {
+				conn := server.dial(t)
+				go func() { _, _ = io.Copy(io.Discard, conn) }()
+			}
+			time.Sleep(4 * time.Second)
+			return nil
+		})
+		if response, took := server.post(t, cloudEvent(nil)); response.StatusCode != http.StatusAccepted || took != 4*time.Second {
+			t.Errorf("%s after %s", response.Status, took)
+		}
+	})
+}
+
+// TestSlowToken: the body of a sender that is known by its headers is not given up for strangers' either.
+func TestSlowToken(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		server := b.serve(t)
+		body, conn := cloudEvent(nil), server.dial(t)
+		known := strings.Replace(head(tokenKey, len(body)), "X-Signature: ", "Authorization: Bearer ", 1)
+		if _, err := io.WriteString(conn, known+body[:10]); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		evicted := make(chan int, 64)
+		for range cap(evicted) {
+			stranger := server.dial(t)
+			go write(head(macOf(otherKey, ""), 100))(t.Context(), stranger)
+			go func() {
+				response, err := http.ReadResponse(bufio.NewReader(stranger), nil)
+				if err != nil {
+					evicted <- 0
+					return
+				}
+				evicted <- response.StatusCode
+			}()
+		}
+		synctest.Wait()
+		// The first 49 made room for others; 15 wait beside the one that is known.
+		for range len(evicted) {
+			if status := <-evicted; status != http.StatusTooManyRequests {
+				t.Errorf("a stranger that was cut off got %d", status)
+			}
+		}
+		go func() { _, _ = io.WriteString(conn, body[10:]) }()
+		response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil || response.StatusCode != http.StatusAccepted {
+			t.Errorf("%v, %v", response, err)
+		}
+		if counts := b.counts(t); counts["other none cut-off"] != 49 {
+			t.Errorf("counted %v", counts)
+		}
+	})
+}
+
+// TestMemory: bodies of strangers hold little, however many are sent. Not parallel: it looks at the heap of the process.
+func TestMemory(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		heap := func() int64 {
+			runtime.GC()
+			var m runtime.MemStats
+			runtime.ReadMemStats(&m)
+			return int64(m.HeapAlloc)
+		}
+		b := newBench(t)
+		server := b.serve(t)
+		before := heap()
+		large := strings.Repeat(" ", 255<<10)
+		for range 200 {
+			conn := server.dial(t)
+			go write(head(macOf(otherKey, ""), 256<<10)+large)(t.Context(), conn)
+			go func() { _, _ = io.Copy(io.Discard, conn) }()
+		}
+		synctest.Wait()
+		grown := heap() - before
+		t.Logf("200 bodies of 255 KiB: %d KiB", grown>>10)
+		if grown > 16<<20 {
+			t.Errorf("the heap has grown by %d MiB", grown>>20)
+		}
+	})
 }
 
 func TestSlowBodies(t *testing.T) {
@@ -78,11 +277,10 @@ func TestSlowBodies(t *testing.T) {
 					}
 				})
 				began := time.Now()
-				conn := b.serve(t)
+				conn := b.serve(t).dial(t)
 				body := cloudEvent(nil)
 				go func() {
-					_, _ = fmt.Fprintf(conn, "POST /events HTTP/1.1\r\nHost: receiver\r\nContent-Type: application/json\r\nX-Signature: %s\r\nContent-Length: %d\r\n\r\n%s",
-						macOf(fluxKey, body), len(body), body[:10])
+					_, _ = io.WriteString(conn, head(macOf(fluxKey, body), len(body))+body[:10])
 					select {
 					case <-time.After(test.pause):
 					case <-t.Context().Done():
@@ -99,6 +297,49 @@ func TestSlowBodies(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// TestUnreadBodies: of a request that nobody can have sent, not a byte of the body is read.
+func TestUnreadBodies(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name   string
+		length int64
+		proof  with
+		status int
+	}{
+		{"no proof", -1, func(*http.Request, string) {}, http.StatusUnauthorized},
+		{"a wrong token", -1, bearer(otherKey), http.StatusUnauthorized},
+		{"half a signature", -1, header("X-Signature", "sha256=00"), http.StatusUnauthorized},
+		{"a signature and ce-* headers", -1, func(r *http.Request, body string) {
+			signed(fluxKey)(r, body)
+			r.Header.Set("Ce-Id", "1")
+		}, http.StatusUnauthorized},
+		{"a length that is too large", 256<<10 + 1, signed(fluxKey), http.StatusRequestEntityTooLarge},
+		{"a method that is none", -1, method(http.MethodPut), http.StatusMethodNotAllowed},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t)
+			body := &counted{Reader: strings.NewReader(cloudEvent(nil))}
+			r := newRequest(t.Context(), "/events", "", test.proof)
+			r.Body, r.ContentLength = io.NopCloser(body), test.length
+			w := b.do(r)
+			wantStatus(t, w, test.status)
+			if body.n > 0 || w.Header().Get("Connection") != "close" {
+				t.Errorf("%d bytes were read, and the connection is to %q", body.n, w.Header().Get("Connection"))
+			}
+		})
+	}
+	b := newBench(t, func(c *events.Config) {
+		c.Senders = []events.Sender{{Name: "broker", BearerToken: static(tokenKey), Namespaces: []string{"*"}}}
+	})
+	body := &counted{Reader: strings.NewReader(cloudEvent(nil))}
+	r := newRequest(t.Context(), "/events", "", signed(fluxKey))
+	r.Body, r.ContentLength = io.NopCloser(body), -1
+	if wantStatus(t, b.do(r), http.StatusUnauthorized); body.n > 0 {
+		t.Error("a body was read for its signature, where nobody signs")
 	}
 }
 
