@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"sync"
@@ -11,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"flux-token-refresher/election"
+	"flux-token-refresher/events"
 	"flux-token-refresher/refresh"
 )
 
@@ -92,7 +94,7 @@ func (i *installation) run(ctx context.Context) error {
 // servers opens the health port and, where somebody may send events, the port for those.
 func (i *installation) servers(h *health) ([]*server, error) {
 	log := i.telemetry.Logger()
-	health, err := listen("health", i.config.HealthAddress, h.handler(), "", "", log)
+	health, err := listen("health", i.config.HealthAddress, h.handler(), log)
 	if err != nil {
 		return nil, err
 	}
@@ -101,16 +103,35 @@ func (i *installation) servers(h *health) ([]*server, error) {
 	if len(c.Senders) == 0 {
 		return []*server{health}, nil
 	}
-	handler, err := i.receiver()
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("events: %w", err), health.listener.Close())
-	}
-	receiving, err := listen("events", c.Address, handler, c.TLSCertFile, c.TLSKeyFile, log)
+	receiving, err := i.receiving()
 	if err != nil {
 		return nil, errors.Join(err, health.listener.Close())
 	}
 	log.Info("receiving events", "address", receiving.listener.Addr().String(), "senders", len(c.Senders))
 	return []*server{health, receiving}, nil
+}
+
+// receiving opens the port for events.
+func (i *installation) receiving() (*server, error) {
+	log, c := i.telemetry.Logger(), i.config.Events
+	handler, err := i.receiver()
+	if err != nil {
+		return nil, fmt.Errorf("events: %w", err)
+	}
+	var encrypted *tls.Config
+	if c.TLSCertFile != "" {
+		files := events.TLSFiles{Certificate: c.TLSCertFile, Key: c.TLSKeyFile, ClientCA: c.ClientCAFile}
+		if encrypted, err = events.ServerTLS(files, log); err != nil {
+			return nil, fmt.Errorf("events.tls: %w", err)
+		}
+	}
+	s, err := listen("events", c.Address, handler, log)
+	if err != nil {
+		return nil, err
+	}
+	s.TLSConfig = encrypted
+	events.Guard(s.Server)
+	return s, nil
 }
 
 // within gives do its share of the shutdown, although ctx has ended.

@@ -103,10 +103,11 @@ func (r requester) Request(ctx context.Context, target string, ask events.Ask) (
 func (i *installation) receiver() (http.Handler, error) {
 	senders := make([]events.Sender, len(i.config.Events.Senders))
 	for n, s := range i.config.Events.Senders {
-		senders[n] = events.Sender{Name: s.Name, Namespaces: s.Namespaces}
-		if s.HMACKeyFile != "" {
+		senders[n] = events.Sender{Name: s.Name, ClientName: s.ClientName, Namespaces: s.Namespaces}
+		switch {
+		case s.HMACKeyFile != "":
 			senders[n].HMACKey = events.KeyFile(s.HMACKeyFile)
-		} else {
+		case s.BearerTokenFile != "":
 			senders[n].BearerToken = events.KeyFile(s.BearerTokenFile)
 		}
 	}

@@ -49,6 +49,8 @@ type Events struct {
 	Address string
 	// TLSCertFile and TLSKeyFile name PEM files; "" is plain HTTP.
 	TLSCertFile, TLSKeyFile string
+	// ClientCAFile names the PEM file of who may issue the certificates of senders; "" where none has one.
+	ClientCAFile string
 	// Senders are in the order of the file. Where there is none, nothing listens.
 	Senders []Sender
 	// MaxAge is how old an event may be.
@@ -58,8 +60,9 @@ type Events struct {
 // Sender is somebody who may send events.
 type Sender struct {
 	Name string
-	// One of HMACKeyFile and BearerTokenFile names the file with what the sender proves itself by; the other is "".
-	HMACKeyFile, BearerTokenFile string
+	// One of HMACKeyFile and BearerTokenFile names the file with what the sender proves itself by, or ClientName is the DNS name or URI in
+	// its certificate; the others are "".
+	HMACKeyFile, BearerTokenFile, ClientName string
 	// Namespaces are those whose objects it may speak of; "*" is all.
 	Namespaces []string
 }

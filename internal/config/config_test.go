@@ -101,10 +101,11 @@ refresh:
   verifyCAFile: /etc/git-ca.crt
 events:
   address: 127.0.0.1:9090
-  tls: {certFile: /tls/tls.crt, keyFile: /tls/tls.key}
+  tls: {certFile: /tls/tls.crt, keyFile: /tls/tls.key, clientCAFile: /tls/ca.crt}
   senders:
     - {name: flux, hmacKeyFile: /keys/flux/token, namespaces: [flux-system, team-a]}
     - {name: broker, bearerTokenFile: /keys/broker, namespaces: ["*"]}
+    - {name: mesh, clientName: mesh.example.com, namespaces: [team-a]}
     - {name: nobody, bearerTokenFile: /keys/nobody}
   maxAge: 5m
 election: {lease: tokens/leader, leaseDuration: 30s, renewDeadline: 20s, retryPeriod: 4s}
@@ -213,10 +214,11 @@ func TestFullForm(t *testing.T) {
 		Refresh: refresh.Policy{LifetimeFraction: 0.5, MinValidity: 5 * time.Minute, Cooldown: 90 * time.Second},
 		Verify:  gitremote.Config{Hosts: []string{"Git.example.com:8443", "*.visualstudio.com"}, CAFile: "/etc/git-ca.crt"},
 		Events: config.Events{
-			Address: "127.0.0.1:9090", TLSCertFile: "/tls/tls.crt", TLSKeyFile: "/tls/tls.key",
+			Address: "127.0.0.1:9090", TLSCertFile: "/tls/tls.crt", TLSKeyFile: "/tls/tls.key", ClientCAFile: "/tls/ca.crt",
 			Senders: []config.Sender{
 				{Name: "flux", HMACKeyFile: "/keys/flux/token", Namespaces: []string{"flux-system", "team-a"}},
 				{Name: "broker", BearerTokenFile: "/keys/broker", Namespaces: []string{"*"}},
+				{Name: "mesh", ClientName: "mesh.example.com", Namespaces: []string{"team-a"}},
 				{Name: "nobody", BearerTokenFile: "/keys/nobody"},
 			},
 			MaxAge: 5 * time.Minute,
@@ -271,6 +273,8 @@ const (
 	secretLine = "  - secret: flux-system/flux-system\n"
 	label      = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end " +
 		"with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')"
+	neither = "is neither a DNS name nor a URI; write one of the certificate's subject alternative names, like flux.example.com or " +
+		"spiffe://cluster.local/ns/flux-system/sa/notification-controller"
 )
 
 func TestErrors(t *testing.T) {
@@ -528,16 +532,28 @@ func TestErrors(t *testing.T) {
 		"senders": {file: smallest + "events:\n  senders:\n    - {name: a}\n    - {name: a, hmacKeyFile: f, bearerTokenFile: t, namespaces: [\"*\", A]}\n" +
 			"    - {hmacKeyFile: f}\n    - {name: B, hmacKeyFile: f, namespaces: \"*\"}\n",
 			want: []string{
-				"11: events.senders[0]: has 0 ways to prove who it is; write one of hmacKeyFile and bearerTokenFile",
-				"12: events.senders[1]: has 2 ways to prove who it is; write one of hmacKeyFile and bearerTokenFile",
+				"11: events.senders[0]: has 0 ways to prove who it is; write one of hmacKeyFile, bearerTokenFile and clientName",
+				"12: events.senders[1]: has 2 ways to prove who it is; write one of hmacKeyFile, bearerTokenFile and clientName",
 				`12: events.senders[1].name: "a" stands in line 11 already; write each once`,
 				`12: events.senders[1].namespaces[1]: "A" is not valid; ` + label,
 				"13: events.senders[2].name: is missing; give the sender a name",
 				`14: events.senders[3].name: "B" is not valid; ` + label,
 				"14: events.senders[3].namespaces: is a string; write a list"}},
 		"a mistyped sender": {file: smallest + "events:\n  senders: [{name: a, hmacKey: f}]\n", want: []string{
-			"10: events.senders[0]: has 0 ways to prove who it is; write one of hmacKeyFile and bearerTokenFile",
+			"10: events.senders[0]: has 0 ways to prove who it is; write one of hmacKeyFile, bearerTokenFile and clientName",
 			"10: events.senders[0].hmacKey: is not a known field; known here: name, hmacKeyFile, bearerTokenFile, clientName, namespaces"}},
+
+		"certificates of clients": {file: smallest + "events:\n  senders:\n    - {name: a, clientName: flux.example.com}\n", want: []string{
+			"11: events.senders[0].clientName: needs certificates to be verified; write events.tls.clientCAFile"}},
+		"certificates of clients without TLS": {file: smallest + "events: {tls: {clientCAFile: ca}}\n", want: []string{
+			"9: events.tls.clientCAFile: needs a server that speaks TLS; write certFile and keyFile too"}},
+		"names in certificates": {file: smallest + "events:\n  tls: {certFile: a, keyFile: b, clientCAFile: c}\n  senders:\n" +
+			"    - {name: a, clientName: spiffe://cluster.local/ns/flux-system/sa/notification-controller}\n    - {name: b, clientName: flux.example.com}\n" +
+			"    - {name: c, clientName: flux.example.com}\n    - {name: d, clientName: \"*.example.com\"}\n    - {name: e, clientName: CN=flux}\n",
+			want: []string{
+				`14: events.senders[2].clientName: "flux.example.com" stands in line 13 already; write each once`,
+				`15: events.senders[3].clientName: "*.example.com" ` + neither,
+				`16: events.senders[4].clientName: "CN=flux" ` + neither}},
 
 		// Git servers.
 		"verify": {file: with(lastLine, lastLine+"    verify: always\n"), want: []string{
@@ -568,24 +584,6 @@ func TestErrors(t *testing.T) {
 				env = in()
 			}
 			expect(t, test.file, env, test.want)
-		})
-	}
-}
-
-// TestNotBuilt holds what this version rejects by name; what gets built leaves this table.
-func TestNotBuilt(t *testing.T) {
-	t.Parallel()
-	tests := map[string]struct{ file, want string }{
-		"clientName": {smallest + "events:\n  senders: [{name: flux, clientName: flux, namespaces: [\"*\"]}]\n",
-			"10: events.senders[0].clientName: is not built in this version; write hmacKeyFile or bearerTokenFile"},
-		"clientCAFile": {smallest + "events:\n  tls: {certFile: /crt, keyFile: /key, clientCAFile: /ca.crt}\n",
-			"10: events.tls.clientCAFile: is not built in this version; " +
-				"leave it out: a sender proves who it is by an HMAC or a bearer token"},
-	}
-	for name, test := range tests {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			expect(t, test.file, in(), []string{test.want})
 		})
 	}
 }

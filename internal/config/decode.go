@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"reflect"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -117,10 +116,6 @@ func (d *decoder) object(n *yaml.Node, path string, into reflect.Value) {
 				d.object(nil, at, into.Field(i))
 			}
 			continue
-		}
-		empty := value.Kind == yaml.SequenceNode && len(value.Content) == 0
-		if instead, no := notBuilt[withoutIndexes(at)]; no && !empty {
-			d.failf(at, "is not built in this version; %s", instead)
 		}
 		d.value(value, at, into.Field(i))
 	}
@@ -286,11 +281,6 @@ func join(path, key string) string {
 	}
 	return path + "." + key
 }
-
-var index = regexp.MustCompile(`\[\d+\]`)
-
-// withoutIndexes makes targets[].secret of targets[7].secret.
-func withoutIndexes(path string) string { return index.ReplaceAllString(path, "[]") }
 
 // quote shows a value, not more than the start of it.
 func quote(s string) string {

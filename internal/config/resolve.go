@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -216,8 +217,11 @@ func (r *resolver) events() Events {
 	if r.set("events.tls.certFile") != r.set("events.tls.keyFile") {
 		r.failf("events.tls", "has one of certFile and keyFile; write both")
 	}
-	out := Events{Address: e.Address, TLSCertFile: e.TLS.CertFile, TLSKeyFile: e.TLS.KeyFile, MaxAge: e.MaxAge}
-	first := map[string]string{}
+	if r.set("events.tls.clientCAFile") && !r.set("events.tls.certFile") {
+		r.failf("events.tls.clientCAFile", "needs a server that speaks TLS; write certFile and keyFile too")
+	}
+	out := Events{Address: e.Address, TLSCertFile: e.TLS.CertFile, TLSKeyFile: e.TLS.KeyFile, ClientCAFile: e.TLS.ClientCAFile, MaxAge: e.MaxAge}
+	first, firstClient := map[string]string{}, map[string]string{}
 	for i, s := range e.Senders {
 		at := fmt.Sprintf("events.senders[%d]", i)
 		if r.required(at+".name", "give the sender a name") && s.Name != "" {
@@ -231,18 +235,37 @@ func (r *resolver) events() Events {
 			}
 		}
 		if proofs != 1 {
-			r.failf(at, "has %d ways to prove who it is; write one of hmacKeyFile and bearerTokenFile", proofs)
+			r.failf(at, "has %d ways to prove who it is; write one of hmacKeyFile, bearerTokenFile and clientName", proofs)
 		}
+		r.clientName(firstClient, at+".clientName", s.ClientName)
 		for j, namespace := range s.Namespaces {
 			if namespace != "" && namespace != "*" {
 				r.kubernetes(fmt.Sprintf("%s.namespaces[%d]", at, j), namespace, validation.IsDNS1123Label(namespace))
 			}
 		}
 		out.Senders = append(out.Senders, Sender{
-			Name: s.Name, HMACKeyFile: s.HMACKeyFile, BearerTokenFile: s.BearerTokenFile, Namespaces: s.Namespaces,
+			Name: s.Name, HMACKeyFile: s.HMACKeyFile, BearerTokenFile: s.BearerTokenFile, ClientName: s.ClientName, Namespaces: s.Namespaces,
 		})
 	}
 	return out
+}
+
+// clientName checks the name in a sender's certificate.
+func (r *resolver) clientName(first map[string]string, path, name string) {
+	if name == "" {
+		return
+	}
+	if !r.set("events.tls.clientCAFile") {
+		r.failf(path, "needs certificates to be verified; write events.tls.clientCAFile")
+	}
+	r.unique(first, path, name)
+	if uri, err := url.Parse(name); err == nil && uri.Scheme != "" && uri.Host != "" {
+		return
+	}
+	if len(validation.IsDNS1123Subdomain(name)) > 0 {
+		r.failf(path, "%s is neither a DNS name nor a URI; write one of the certificate's subject alternative names, "+
+			"like flux.example.com or spiffe://cluster.local/ns/flux-system/sa/notification-controller", quote(name))
+	}
 }
 
 // getenv is a variable of the environment, "" when there is no environment.
@@ -301,22 +324,16 @@ func (r *resolver) only(path, belongs string) {
 	}
 }
 
-// oneOf tells whether value is a known one that is built.
+// oneOf tells whether value is a known one.
 func (r *resolver) oneOf(path, value string, known ...string) bool {
-	key := withoutIndexes(path) + "="
-	if instead, no := notBuilt[key+value]; no {
-		r.failf(path, "%s is not built in this version; %s", value, instead)
-		return false
-	}
-	built := slices.DeleteFunc(known, func(k string) bool { _, no := notBuilt[key+k]; return no })
-	if slices.Contains(built, value) {
+	if slices.Contains(known, value) {
 		return true
 	}
 	switch {
 	case !r.set(path):
-		r.failf(path, "is missing; write one of: %s", strings.Join(built, ", "))
+		r.failf(path, "is missing; write one of: %s", strings.Join(known, ", "))
 	case value != "":
-		r.failf(path, "%s is not known; %s", quote(value), suggest(value, built))
+		r.failf(path, "%s is not known; %s", quote(value), suggest(value, known))
 	}
 	return false
 }

@@ -121,10 +121,3 @@ type health struct {
 }
 
 func (h *health) setDefaults() { h.Address = ":8081" }
-
-// notBuilt are the parts of the schema that this version rejects, each with what to do instead: a field, by its
-// path without indexes, or a value of a field.
-var notBuilt = map[string]string{
-	"events.tls.clientCAFile":     "leave it out: a sender proves who it is by an HMAC or a bearer token",
-	"events.senders[].clientName": "write hmacKeyFile or bearerTokenFile",
-}
