@@ -240,6 +240,8 @@ type router struct {
 	mu     sync.Mutex
 	routed []event.Event
 	err    error
+	// before is done first, if there is any.
+	before func(context.Context) error
 }
 
 func (r *router) fail(err error) {
@@ -248,7 +250,12 @@ func (r *router) fail(err error) {
 	r.err = err
 }
 
-func (r *router) Route(_ context.Context, e event.Event, may func(string) bool) (events.Route, error) {
+func (r *router) Route(ctx context.Context, e event.Event, may func(string) bool) (events.Route, error) {
+	if r.before != nil {
+		if err := r.before(ctx); err != nil {
+			return events.Route{}, err
+		}
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.routed = append(r.routed, e)

@@ -31,9 +31,9 @@ const MaxSize = 256 << 10
 const (
 	maxBatch      = 100
 	maxConcurrent = 16 // so that bodies hold 4 MiB at most
-	// maxParallel is how many calls the Router or the Requester has at once for one request: a full batch makes up to 400 calls to the
-	// Kubernetes API, and apiTimeout holds for all of them.
-	maxParallel = 16
+	// maxParallel is for how many events or targets of one request the Router or the Requester is called at once. With two calls each to the
+	// Kubernetes API, a full batch about as many targets passes within apiTimeout where a call takes 300 ms.
+	maxParallel = 25
 	// apiTimeout bounds all that the Router and the Requester do for one request. Flux's notification-controller gives
 	// an event 15 s with all its retries.
 	apiTimeout = 5 * time.Second
