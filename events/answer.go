@@ -114,6 +114,20 @@ func (r *refusal) write(w http.ResponseWriter) {
 	write(w, statuses[r.why], map[string]string{"error": r.text})
 }
 
+// accept answers with 202. A sender that says "Prefer: reply", as Knative's brokers and channels do, takes the body of an answer for another
+// event, and what is none for a failure (Knative Eventing Data Plane Contract, derived events): it gets none.
+func accept(w http.ResponseWriter, header http.Header, answer any) {
+	for _, preferences := range header.Values("Prefer") {
+		for preference := range strings.SplitSeq(preferences, ",") {
+			if name, _, _ := strings.Cut(preference, ";"); strings.EqualFold(strings.TrimSpace(name), "reply") {
+				w.WriteHeader(http.StatusAccepted)
+				return
+			}
+		}
+	}
+	write(w, http.StatusAccepted, answer)
+}
+
 func write(w http.ResponseWriter, status int, body any) {
 	w.Header().Set("Content-Type", mediaJSON)
 	w.WriteHeader(status)

@@ -46,7 +46,7 @@ func (r *receiver) serve(w http.ResponseWriter, request *http.Request) {
 		ctx, answer, err = r.receive(request, sender, content, received)
 	}
 	if err == nil {
-		write(w, http.StatusAccepted, answer)
+		accept(w, request.Header, answer)
 		return
 	}
 	refusal := asRefusal(err)
