@@ -60,6 +60,30 @@ func TestHelmAsKustomize(t *testing.T) {
 			release:       types.NamespacedName{Namespace: "flux-system", Name: "flux-token-refresher"},
 			values:        "events: {enabled: true}\nflux: {notifications: true}",
 		},
+		"events over TLS": {
+			kustomization: `resources: [DEPLOY/kustomize/events, DEPLOY/flux]
+components: [DEPLOY/kustomize/components/events-tls]
+configMapGenerator:
+  - {name: flux-token-refresher-config, namespace: flux-system, behavior: replace, files: [config.yaml]}`,
+			config: `apiVersion: flux-token-refresher/v1alpha1
+kind: Config
+identities:
+  - name: repos
+    type: workloadIdentity
+targets:
+  - secret: flux-system/flux-system
+    identity: repos
+    create: true
+events:
+  tls: {certFile: /etc/flux-token-refresher-events-tls/tls.crt, keyFile: /etc/flux-token-refresher-events-tls/tls.key}
+  senders:
+    - name: flux
+      hmacKeyFile: /etc/flux-token-refresher-events/token
+      namespaces: ["*"]
+`,
+			release: types.NamespacedName{Namespace: "flux-system", Name: "flux-token-refresher"},
+			values:  "events: {enabled: true, tlsSecret: flux-token-refresher-events-tls}\nflux: {notifications: true}",
+		},
 		"a PodMonitor": {
 			kustomization: "resources: [DEPLOY/kustomize/base]\ncomponents: [DEPLOY/kustomize/components/pod-monitor]",
 			release:       types.NamespacedName{Namespace: "flux-system", Name: "flux-token-refresher"},

@@ -33,6 +33,11 @@ refresh:
 {{- end }}
 {{- if .Values.events.enabled }}
 events:
+  {{- if .Values.events.tlsSecret }}
+  tls:
+    certFile: /etc/flux-token-refresher-events-tls/tls.crt
+    keyFile: /etc/flux-token-refresher-events-tls/tls.key
+  {{- end }}
   senders:
     - name: flux
       hmacKeyFile: /etc/flux-token-refresher-events/token
