@@ -77,7 +77,7 @@ func hasMedia(want string) func(*testing.T, event.Event) {
 }
 
 func clauses() []clause {
-	structured := func(attributes map[string]any) string { return cloudEvent(attributes) }
+	structured := cloudEvent
 	formatted := media("application/cloudevents+json; charset=UTF-8")
 	raw := func(name, value string) string { // as it stands in the JSON
 		return strings.Replace(structured(map[string]any{name: "VALUE"}), `"VALUE"`, value, 1)

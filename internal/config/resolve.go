@@ -243,9 +243,7 @@ func (r *resolver) events() Events {
 				r.kubernetes(fmt.Sprintf("%s.namespaces[%d]", at, j), namespace, validation.IsDNS1123Label(namespace))
 			}
 		}
-		out.Senders = append(out.Senders, Sender{
-			Name: s.Name, HMACKeyFile: s.HMACKeyFile, BearerTokenFile: s.BearerTokenFile, ClientName: s.ClientName, Namespaces: s.Namespaces,
-		})
+		out.Senders = append(out.Senders, Sender(s))
 	}
 	return out
 }
