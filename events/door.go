@@ -35,14 +35,19 @@ func (r *receiver) admit(w http.ResponseWriter, request *http.Request) (sender S
 		return Sender{}, nil, refuse(notAllowed, "events are posted")
 	}
 	sender, vouched, unknown := vouchedFor(r.Senders, request)
-	if !vouched && !signable(r.Senders, request.Header) {
+	switch {
+	case vouched:
+		proven(request.Context())
+	case !signable(r.Senders, request.Header):
 		return Sender{}, nil, unknown
 	}
 	if content, err = r.read(w, request, vouched); err != nil {
 		return sender, nil, err
 	}
 	if !vouched {
-		sender, err = signer(r.Senders, request.Header, content, unknown)
+		if sender, err = signer(r.Senders, request.Header, content, unknown); err == nil {
+			proven(request.Context())
+		}
 	}
 	return sender, content, err
 }
