@@ -1,6 +1,6 @@
 package e2e
 
-// Events over TLS, from the real Flux, which proves itself by a certificate.
+// Events over TLS, from the real Flux, and from a sender with a certificate.
 
 import (
 	"crypto/ecdsa"
@@ -23,14 +23,15 @@ import (
 	applycorev1 "k8s.io/client-go/applyconfigurations/core/v1"
 
 	"flux-token-refresher/e2e/internal/installation"
+	"flux-token-refresher/e2e/internal/otlp"
 	"flux-token-refresher/refresh/azure/azuretest"
 )
 
-// TestEventsOverTLS: notification-controller sends to a server that speaks TLS, in the name that its certificate has, without a key; beside it a sender
-// with a key is known too, and a stranger is not.
+// TestEventsOverTLS: notification-controller, which signs, trusts the server by the CA in its Provider; a sender with a certificate needs no key,
+// and a stranger is refused. (Notification-controller shows a certificate of its own from 1.7 on.)
 func TestEventsOverTLS(t *testing.T) {
 	t.Parallel()
-	const name = "spiffe://cluster.local/ns/flux-system/sa/notification-controller"
+	const name = "spiffe://cluster.local/ns/ci/sa/pipeline"
 	ca, server, err := azuretest.NewCertificate("")
 	if err != nil {
 		t.Fatal(err)
@@ -50,42 +51,44 @@ func TestEventsOverTLS(t *testing.T) {
 				}
 			}
 			return strings.Replace(config, "senders: [", strings.ReplaceAll("tls: {certFile: DIR/tls.crt, keyFile: DIR/tls.key, clientCAFile: DIR/clients.crt}, "+
-				`senders: [{name: mesh, clientName: "`+name+`", namespaces: ["*"]}, `, "DIR", spec.Dir), 1)
+				`senders: [{name: pipeline, clientName: "`+name+`", namespaces: ["*"]}, `, "DIR", spec.Dir), 1)
 		}
 	})
 	l.start(t, "")
 	l.events = strings.Replace(l.events, "http://", "https://", 1)
-	shown := applycorev1.Secret("notification-controller-tls", l.Namespace).WithData(map[string][]byte{"ca.crt": ca, "tls.crt": client, "tls.key": clientKey})
-	if _, err := l.Client.CoreV1().Secrets(l.Namespace).Apply(t.Context(), shown, metav1.ApplyOptions{FieldManager: "e2e"}); err != nil {
+	trust := applycorev1.Secret("receiver-ca", l.Namespace).WithData(map[string][]byte{"ca.crt": ca})
+	if _, err := l.Client.CoreV1().Secrets(l.Namespace).Apply(t.Context(), trust, metav1.ApplyOptions{FieldManager: "e2e"}); err != nil {
 		t.Fatal(err)
 	}
-	l.sources.provide(t, map[string]any{"type": "generic", "address": l.events, "certSecretRef": map[string]any{"name": "notification-controller-tls"}})
+	l.sources.provide(t, map[string]any{"address": l.events, "certSecretRef": map[string]any{"name": "receiver-ca"}})
 	awaitSecret(t, l.Installation, credential, sound(l.Installation))
 
 	r := l.round(t, "source", true)
 	t.Logf("refused → event received over TLS %s → Ready %s", r.received.Sub(r.refused).Round(time.Millisecond), r.ready.Sub(r.received).Round(time.Millisecond))
-	if got := l.answered(t, "202").Attributes["event.sender"]; got != "mesh" {
-		t.Errorf("the event is from %s, want mesh", got)
+	if got := l.answered(t, "202").Attributes["event.sender"]; got != "flux" {
+		t.Errorf("the event is from %s, want flux", got)
 	}
 
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(ca)
-	trusting := newTrusting(roots)
-	body := requestEvent("1", l.Namespace, credential)
+	pair, err := tls.X509KeyPair(client, clientKey)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for what, test := range map[string]struct {
-		signature string
-		want      int
+		certificates []tls.Certificate
+		want         int
 	}{
-		"a key":      {signature(l.sources.key, []byte(body)), http.StatusAccepted},
-		"a stranger": {"", http.StatusUnauthorized},
+		"a certificate": {[]tls.Certificate{pair}, http.StatusAccepted},
+		"no proof":      {nil, http.StatusUnauthorized},
 	} {
-		request, err := http.NewRequestWithContext(patient(t), http.MethodPost, l.events, strings.NewReader(body))
+		request, err := http.NewRequestWithContext(patient(t), http.MethodPost, l.events, strings.NewReader(requestEvent("1", l.Namespace, credential)))
 		if err != nil {
 			t.Fatal(err)
 		}
-		request.Header.Set("Content-Type", "application/json")
-		request.Header.Set("X-Signature", test.signature)
-		response, err := trusting.Do(request)
+		request.Header.Set("Content-Type", "application/cloudevents+json")
+		config := &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: x509.NewCertPool(), Certificates: test.certificates}
+		config.RootCAs.AppendCertsFromPEM(ca)
+		sender := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: config}}
+		response, err := sender.Do(request)
 		if err != nil {
 			t.Errorf("%s: %v", what, err)
 			continue
@@ -95,11 +98,9 @@ func TestEventsOverTLS(t *testing.T) {
 			t.Errorf("%s: %d, want %d", what, response.StatusCode, test.want)
 		}
 	}
-}
-
-// newTrusting is a client that trusts these authorities, and keeps no connection.
-func newTrusting(roots *x509.CertPool) *http.Client {
-	return &http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: roots}}}
+	if _, err := l.spans.Wait(patient(t), func(s otlp.Span) bool { return isRequest(s) && s.Attributes["event.sender"] == "pipeline" }); err != nil {
+		t.Errorf("no event is from the sender with the certificate: %v", err)
+	}
 }
 
 // newClientCertificate makes one that is its own authority, for a URI, and its key.
@@ -114,7 +115,7 @@ func newClientCertificate(t *testing.T, uri string) (certificate, key []byte) {
 		t.Fatal(err)
 	}
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "notification-controller"}, URIs: []*url.URL{name},
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "pipeline"}, URIs: []*url.URL{name},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
