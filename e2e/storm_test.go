@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -67,7 +68,8 @@ func newStorm(t *testing.T) *storm {
 // post sends an event until it is taken, as Flux does: what comes too fast, or cannot be taken now, is to come again.
 func (s *storm) post(t *testing.T, body string) {
 	t.Helper()
-	ctx := patient(t)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
 	for {
 		url := s.urls[int(s.next.Add(1))%len(s.urls)]
 		request, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader([]byte(body)))

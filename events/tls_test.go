@@ -162,7 +162,8 @@ func put(t *testing.T, name string, content []byte) {
 // client gives a configuration that trusts the server, and shows a certificate if there is one.
 func (e *encrypted) client(t *testing.T, certificate, key []byte) *tls.Config {
 	t.Helper()
-	config := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: "receiver.example.com", RootCAs: x509.NewCertPool(), ClientSessionCache: tls.NewLRUClientSessionCache(1)}
+	config := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: "receiver.example.com", RootCAs: x509.NewCertPool(), ClientSessionCache: tls.NewLRUClientSessionCache(1),
+		NextProtos: []string{"h2", "http/1.1"}}
 	config.RootCAs.AddCert(e.server.certificate)
 	if certificate != nil {
 		pair, err := tls.X509KeyPair(certificate, key)
@@ -198,7 +199,7 @@ func (e *encrypted) post(t *testing.T, config *tls.Config, body string, changes 
 	}
 	defer response.Body.Close()
 	state := conn.ConnectionState()
-	if state.Version != tls.VersionTLS13 || state.NegotiatedProtocol == "h2" || state.DidResume {
+	if state.Version != tls.VersionTLS13 || state.NegotiatedProtocol != "http/1.1" || state.DidResume {
 		t.Errorf("version %x, protocol %q, resumed %t", state.Version, state.NegotiatedProtocol, state.DidResume)
 	}
 	return response.StatusCode, state.PeerCertificates[0].SerialNumber, nil
