@@ -207,6 +207,25 @@ func TestSlowToken(t *testing.T) {
 	})
 }
 
+// TestRefusedLeave: who is refused without a proof may send for a moment more, so that the answer is not lost, and holds no connection.
+func TestRefusedLeave(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		conn := newBench(t).serve(t).dial(t)
+		began := time.Now()
+		go write(strings.Replace(head("", 100), "X-Signature", "X-Other", 1))(t.Context(), conn)
+		reader := bufio.NewReader(conn)
+		response, err := http.ReadResponse(reader, nil)
+		if err != nil || response.StatusCode != http.StatusUnauthorized || time.Since(began) != 0 {
+			t.Fatalf("%v, %v after %s", response, err, time.Since(began))
+		}
+		_, _ = io.Copy(io.Discard, response.Body)
+		if _, err := reader.ReadByte(); !errors.Is(err, io.EOF) || time.Since(began) != 250*time.Millisecond {
+			t.Errorf("%v after %s", err, time.Since(began))
+		}
+	})
+}
+
 // TestCutOff: who is cut off is told to come again.
 func TestCutOff(t *testing.T) {
 	t.Parallel()
