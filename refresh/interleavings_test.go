@@ -235,7 +235,7 @@ func (s *simulation) elect(deposed bool) {
 	term.leads.Store(true)
 	place := fmt.Sprint("term ", s.terms)
 	source := &refreshtest.Source{Latency: 300 * time.Millisecond, Fail: func(key refresh.MintKey) error {
-		if s.happens(place+key.Identity+" fails") {
+		if s.happens(place + key.Identity + " fails") {
 			return &refresh.Error{Class: refresh.Unavailable, Text: "away"}
 		}
 		return nil
@@ -245,7 +245,7 @@ func (s *simulation) elect(deposed bool) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		switch {
-		case s.happens(place+token.Hash+" is not judged"):
+		case s.happens(place + token.Hash + " is not judged"):
 			s.undecided++
 			return refresh.Trial{Silent: 1}
 		case !s.revoked[token.Hash].IsZero():
@@ -357,14 +357,14 @@ func (s *shaky) write(ctx context.Context, name refresh.Name, write func() error
 	if err := s.pass(ctx, place, time.Second); err != nil {
 		return err
 	}
-	if s.happens(place+", which is lost") {
+	if s.happens(place + ", which is lost") {
 		return errAway
 	}
 	err := write()
 	if err := s.pass(ctx, place+" and hears", time.Second); err != nil {
 		return err
 	}
-	if s.happens(place+", whose answer is lost") {
+	if s.happens(place + ", whose answer is lost") {
 		return errAway
 	}
 	if err == nil {
@@ -391,7 +391,7 @@ func (h *hands) Get(ctx context.Context, name string, _ metav1.GetOptions) (*cor
 	if err := h.pass(ctx, h.place+" reads", time.Second); err != nil {
 		return nil, err
 	}
-	if h.happens(h.place+" cannot read") {
+	if h.happens(h.place + " cannot read") {
 		return nil, apierrors.NewServiceUnavailable("away")
 	}
 	live, _ := h.store.Get(ctx, refresh.Name{Namespace: target.Name.Namespace, Name: name})
@@ -416,7 +416,7 @@ func (h *hands) Patch(ctx context.Context, name string, _ types.PatchType, data 
 	if err := h.pass(ctx, h.place+" writes", time.Second); err != nil {
 		return nil, err
 	}
-	if h.happens(h.place+" cannot write") {
+	if h.happens(h.place + " cannot write") {
 		return nil, apierrors.NewServiceUnavailable("away")
 	}
 	on := refresh.Name{Namespace: target.Name.Namespace, Name: name}
@@ -434,7 +434,7 @@ func (h *hands) Patch(ctx context.Context, name string, _ types.PatchType, data 
 	switch {
 	case conflict:
 		return nil, apierrors.NewConflict(secrets, name, errors.New("it was changed"))
-	case h.happens(h.place+", whose answer is lost"):
+	case h.happens(h.place + ", whose answer is lost"):
 		return nil, apierrors.NewServiceUnavailable("away")
 	}
 	h.written = asked{target: on, at: time.Now(), raw: change.Metadata.Annotations[secret.Request], context: change.Metadata.Annotations[secret.RequestContext], about: why.About}
