@@ -17,10 +17,10 @@ import (
 )
 
 const (
-	// maxConnections are those on which nobody has proven anything: with 16 KiB of headers each, 2 MiB. Up to maxConcurrent with requests that are
-	// being handled come on top.
+	// maxConnections are those on which nobody has proven anything: with 16 KiB of headers each, 2 MiB. Those with a request that is
+	// proven come on top.
 	maxConnections = 128
-	// maxBodies are read at once, so that they hold 4 MiB at most.
+	// maxBodies are read at once: 4 MiB, and 10 MiB while their buffers grow (measured).
 	maxBodies = 16
 	// bodyTimeout is how long a body may take to arrive.
 	bodyTimeout = 5 * time.Second
