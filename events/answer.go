@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"time"
 )
 
 // Answer says what became of an event that was taken; it is the body of a 202.
@@ -67,7 +66,9 @@ var headers = map[refused][2]string{
 
 const allowed = "POST, OPTIONS"
 
-// strangers are answers that a request can get without a proof, or before its body is there: its connection is closed.
+// strangers are answers that a request can get without a proof, or before its body is there: its connection is closed. Before, net/http
+// takes what is still sent, for the server's ReadTimeout: what is closed with bytes unread is reset, and the answer is lost (RFC 9112,
+// section 9.6).
 var strangers = map[refused]bool{notAllowed: true, cutOff: true, incomplete: true, tooLarge: true, unauthenticated: true}
 
 // refusal is an error that its sender may read: its text quotes nothing of the request.
@@ -106,7 +107,6 @@ func ofBatch(i int, err error) error {
 func (r *refusal) write(w http.ResponseWriter) {
 	if strangers[r.why] {
 		w.Header().Set("Connection", "close")
-		_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(leaving))
 	}
 	if h, ok := headers[r.why]; ok {
 		w.Header().Set(h[0], h[1])

@@ -24,9 +24,6 @@ const (
 	maxBodies = 16
 	// bodyTimeout is how long a body may take to arrive.
 	bodyTimeout = 5 * time.Second
-	// leaving is how long somebody who was refused may still send, before the connection is closed: what is closed with bytes
-	// unread is reset, and the answer is lost (RFC 9112, section 9.6).
-	leaving = 250 * time.Millisecond
 )
 
 // admit finds out who sent a request, and takes its body. The checks are in the order of the answers that they give.
