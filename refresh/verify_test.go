@@ -3,6 +3,7 @@ package refresh_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -275,6 +276,10 @@ func TestAdoption(t *testing.T) {
 				time.Sleep(20 * time.Minute)
 				if _, adopted := w.secret(t, target.Name).Data["bearerToken"]; !adopted {
 					t.Error("not adopted after every server took the token")
+				}
+				told := slices.DeleteFunc(w.recorder.Events(), func(e refreshtest.Event) bool { return e.Reason != string(refresh.Adopted) })
+				if len(told) != 1 || told[0].Warning || !strings.Contains(told[0].Note, "Left of it: username, password") {
+					t.Errorf("events %v, want one that says what is left", told)
 				}
 			})
 		})
