@@ -208,44 +208,6 @@ func TestRareOverwritesAreRepairedAtOnce(t *testing.T) {
 	})
 }
 
-func many(n int) []refresh.Target {
-	targets := make([]refresh.Target, n)
-	for i := range targets {
-		targets[i] = target
-		targets[i].Name.Name = fmt.Sprintf("secret-%d", i)
-		targets[i].Create = true
-	}
-	return targets
-}
-
-func TestOneMintManySecrets(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		targets := many(1000)
-		w := newWorld(targets...)
-		w.source.Latency = time.Second
-		defer w.lead(t)()
-		time.Sleep(2 * time.Second)
-		if got := len(w.source.Mints()); got != 1 {
-			t.Fatalf("%d mints for 1000 Secrets of one identity, want 1", got)
-		}
-		// All are asked for a refresh at once: one token was revoked.
-		for _, target := range targets {
-			w.request(t, target.Name, "revoked")
-		}
-		time.Sleep(2 * time.Second)
-		if got := len(w.source.Mints()); got != 2 {
-			t.Errorf("%d mints after a thousand requests about one token, want 2", got)
-		}
-		for _, target := range targets {
-			s := w.secret(t, target.Name)
-			if s.Annotations[secret.HandledOutcome] != string(refresh.Refreshed) || refresh.Hash(string(s.Data["bearerToken"])) != w.source.Mints()[1].Token.Hash {
-				t.Fatalf("%s: %v", target.Name, s.Annotations)
-			}
-		}
-	})
-}
-
 // TestSlowIssuerHoldsUpNobodyElse: more targets than workers wait for an identity that hangs.
 func TestSlowIssuerHoldsUpNobodyElse(t *testing.T) {
 	t.Parallel()
