@@ -148,3 +148,39 @@ func TestAPIOutageKeepsTheToken(t *testing.T) {
 		}
 	})
 }
+
+// TestTemplateFailsForAToken: what was fine for the probe when the configuration was loaded may not be for a token. The Secret stays as it
+// is, the Event names the key alone, and no token after token is minted for it.
+func TestTemplateFailsForAToken(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		format, err := refresh.Template(map[string]string{"bearerToken": "{{ .Token }}", "url": `{{ if gt (len .Token) 30 }}{{ index .Token 9999 }}{{ end }}x`})
+		if err != nil {
+			t.Fatal(err)
+		}
+		target := target
+		target.Format, target.ConfigHash = format, "another"
+		w := newWorld(target)
+		if err := w.store.Create(t.Context(), "somebody", good()); err != nil {
+			t.Fatal(err)
+		}
+		before := w.secret(t, target.Name)
+		defer w.lead(t)()
+		time.Sleep(25 * time.Minute) // the token that stands there lives for 30
+		if after := w.secret(t, target.Name); after.ResourceVersion != before.ResourceVersion {
+			t.Errorf("the Secret was changed: %v", after.Annotations)
+		}
+		told := w.recorder.Events()
+		if want := `render the content: template of key "url" failed`; len(told) != 1 || told[0].Reason != "RefreshFailed" || told[0].Note != want {
+			t.Errorf("events %v, want one RefreshFailed: %s", told, want)
+		}
+		if n := len(w.source.Mints()); n != 1 {
+			t.Errorf("%d mints, want one", n)
+		}
+		for _, mint := range w.source.Mints() {
+			if strings.Contains(w.logs.String(), mint.Token.Reveal()) {
+				t.Error("the token is in the logs")
+			}
+		}
+	})
+}
