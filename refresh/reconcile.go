@@ -174,6 +174,7 @@ func (t *term) acquire(ctx context.Context, e *entry, o Observed, d Decision) (T
 	err := t.instruments.span(ctx, "token.acquire", func(ctx context.Context) error {
 		if d.Action == Reuse {
 			token, _ = t.Source.Held(e.target.Mint)
+			t.mints[e.target.Mint].link(ctx)
 			return nil
 		}
 		var err error
@@ -197,7 +198,7 @@ func (t *term) minted(ctx context.Context, e *entry, o Observed, err error) {
 	var failure *Error
 	switch {
 	case err == nil:
-		m.succeeded()
+		m.succeeded(ctx)
 	case ctx.Err() == nil && !errors.Is(err, errNotLeading):
 		failure = known(err)
 		m.failed(failure, time.Now(), rand.Float64())

@@ -130,6 +130,35 @@ func TestSpans(t *testing.T) {
 	})
 }
 
+// TestReusedTokenLeadsToItsMint: whoever asks where the token in a Secret comes from finds the trace in which it was minted.
+func TestReusedTokenLeadsToItsMint(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		first, second := target, target
+		first.Create, second.Create = true, true
+		second.Name.Name = "second"
+		w := newWorld(first, second)
+		w.lead(t)()
+		reused := attribute.Bool("token.reused", true)
+		var minted, taken trace.ReadOnlySpan
+		for _, s := range w.spans.Ended() {
+			switch {
+			case s.Name() != "token.acquire":
+			case slices.Contains(s.Attributes(), reused):
+				taken = s
+			default:
+				minted = s
+			}
+		}
+		if minted == nil || taken == nil {
+			t.Fatal("one target mints, and the other takes its token")
+		}
+		if links := taken.Links(); len(links) != 1 || !links[0].SpanContext.Equal(minted.SpanContext()) || len(minted.Links()) != 0 {
+			t.Errorf("the token that was taken links to %v, and its mint to %v", links, minted.Links())
+		}
+	})
+}
+
 // TestSpansOfFailures: each says what failed in a word, in a sentence and as an event; what nobody asked for consumes nothing.
 func TestSpansOfFailures(t *testing.T) {
 	t.Parallel()
