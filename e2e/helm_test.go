@@ -3,6 +3,7 @@ package e2e
 // The Helm chart: the same objects as deploy/kustomize, the rights that `config rbac` gives, each of its values, and what it refuses.
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -29,6 +30,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/yaml"
 
 	"flux-token-refresher/e2e/internal/chart"
@@ -643,6 +645,31 @@ config:
 		_, _, err := chart.Release{Dir: chartDir, Name: name, Namespace: "a", Values: merged(t, placeholder, "events: {enabled: true}")}.Render()
 		if err == nil || !strings.Contains(err.Error(), "the release's name "+name+": ") {
 			t.Errorf("a Service of the release %s: got %v, want that it is refused", name, err)
+		}
+	}
+}
+
+// TestHelmBuildMetadata: versions may have some, behind a character that a label may not have.
+func TestHelmBuildMetadata(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS(chartDir)); err != nil {
+		t.Fatal(err)
+	}
+	const version = "0.1.0"
+	of := filepath.Join(dir, "Chart.yaml")
+	if err := os.WriteFile(of, bytes.ReplaceAll(read(t, of), []byte(version), []byte(version+"+5")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	objects, _, err := chart.Release{Dir: dir, Name: own.Name, Namespace: own.Namespace, Values: placeholder}.Render()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, object := range objects {
+		for label, value := range object.GetLabels() {
+			if errs := validation.IsValidLabelValue(value); len(errs) > 0 {
+				t.Errorf("%s: the label %s is %s: %v", object.GetKind(), label, value, errs)
+			}
 		}
 	}
 }
