@@ -304,6 +304,10 @@ func TestHelmValues(t *testing.T) {
 			equal(t, resources.Limits.Memory().String()+" "+resources.Requests.Cpu().String(), "1Gi 1")
 			equal(t, environment(t, objects)["GOMEMLIMIT"], "768MiB")
 		}},
+		"logLevel": {"logLevel: debug", func(t *testing.T, objects []*unstructured.Unstructured) {
+			args := pod(t, objects).Spec.Containers[0].Args
+			equal(t, args[len(args)-1], "--log-level=debug")
+		}},
 		"priorityClassName": {"priorityClassName: platform", func(t *testing.T, objects []*unstructured.Unstructured) {
 			equal(t, pod(t, objects).Spec.PriorityClassName, "platform")
 		}},
