@@ -76,6 +76,7 @@ func (t *term) act(ctx context.Context, e *entry, o Observed, d Decision) {
 			return
 		}
 		log.WarnContext(ctx, sentences[outcome], "error", err, "expires_at", o.ExpiresAt)
+		e.fails(true)
 		t.tellFailure(e, o, known(err))
 		t.end(e, err)
 	case Conflicted:
@@ -221,6 +222,7 @@ func (t *term) failedToo(ctx context.Context, e *entry, d Decision, failure *Err
 		return
 	}
 	e.counted(d.Reason, Failed)
+	e.fails(true)
 	if t.tellFailure(e, o, failure) {
 		t.log(e, d).WarnContext(ctx, sentences[Failed], "error", failure, "expires_at", o.ExpiresAt)
 	}
@@ -264,6 +266,7 @@ func (t *term) pace(ctx context.Context, e *entry, o Observed, err error) {
 func (t *term) succeeded(e *entry, o Observed, d Decision, outcome Outcome) {
 	e.says("")
 	if d.Action != Supersede && d.Action != Fail {
+		e.fails(false)
 		t.end(e, nil)
 	}
 	// A mint for what any token settles cannot come twice: from then on a token is held.

@@ -315,10 +315,17 @@ func TestFailedRefreshLeavesTheTokenAndRetries(t *testing.T) {
 		if told := w.recorder.Events(); len(told) != 1 || told[0].Reason != "RefreshFailed" || told[0].Note != "503: Entra does not answer" {
 			t.Errorf("events %v, want one RefreshFailed", told)
 		}
+		const failing = "token_refresher.refresh.failing{namespace=flux-system,secret=flux-system}"
+		if got := w.series(t)[failing]; got != 1 {
+			t.Errorf("failing is %v while every try fails", got)
+		}
 		w.fail(nil)
 		time.Sleep(5 * time.Minute)
 		if got := string(w.secret(t, target.Name).Data["bearerToken"]); got == "current" {
 			t.Error("no refresh after Entra came back")
+		}
+		if got := w.series(t)[failing]; got != 0 {
+			t.Errorf("failing is %v after Entra came back", got)
 		}
 	})
 }
@@ -338,6 +345,10 @@ func TestRequestAfterAPermanentErrorEnds(t *testing.T) {
 		synctest.Wait()
 		if got := w.secret(t, target.Name).Annotations; got[secret.HandledRequest] != refresh.Hash("1") || got[secret.HandledOutcome] != "Failed" {
 			t.Errorf("annotations %v, want the request handled as Failed", got)
+		}
+		// No other try is due, and the next one will fail as this one did.
+		if got := w.series(t)["token_refresher.refresh.failing{namespace=flux-system,secret=flux-system}"]; got != 1 {
+			t.Errorf("failing is %v after the only try failed", got)
 		}
 		w.fail(func(refresh.MintKey) error { return refreshtest.Unavailable() })
 		time.Sleep(2 * time.Minute)
@@ -566,6 +577,7 @@ func TestMetricsGoWithTheTerm(t *testing.T) {
 			"token_refresher.token.expiry.timestamp{namespace=flux-system,secret=flux-system}":                           start + 3600,
 			"token_refresher.next_refresh.timestamp{namespace=flux-system,secret=flux-system}":                           start + 2700,
 			"token_refresher.refresh.duration{outcome=Refreshed,reason=SecretMissing}":                                   1,
+			"token_refresher.refresh.failing{namespace=flux-system,secret=flux-system}":                                  0,
 		}
 		if diff := cmp.Diff(want, w.series(t)); diff != "" {
 			t.Errorf("-want +got:\n%s", diff)
