@@ -30,13 +30,51 @@ type Classification struct {
 // Classify reads severity, kind, reason and the beginning of the message: the first rule that matches decides. It does not
 // see names that a person chose (URLs, refs, what is quoted), and takes nothing from them but the host and the scheme.
 func Classify(e Event) Classification {
-	f := read(e)
-	for _, r := range rules {
-		if r.matches(f) {
-			return Classification{r.verdict, r.name}
-		}
+	f := findings{severity: e.Severity, kind: e.InvolvedObject.Kind, reason: e.Reason}
+	if r, ok := matching(unread, f); ok {
+		return r
+	}
+	f.read(e.Message)
+	if r, ok := matching(rules, f); ok {
+		return r
 	}
 	return Classification{Unrelated, "no-sign"}
+}
+
+func matching(rules []rule, f findings) (Classification, bool) {
+	for _, r := range rules {
+		if r.matches(f) {
+			return Classification{r.verdict, r.name}, true
+		}
+	}
+	return Classification{}, false
+}
+
+// pattern is an expression, and words one of which is in whatever it matches: most messages have none, and words are found a
+// hundred times faster.
+type pattern struct {
+	*regexp.Regexp
+	words []string
+}
+
+func compile(expression string, words ...string) pattern {
+	return pattern{regexp.MustCompile(expression), words}
+}
+
+func (p pattern) matches(s string) bool { return contains(s, p.words...) && p.MatchString(s) }
+
+// find gives the first group that matched, and where it ends; "" when none did.
+func (p pattern) find(s string) (group string, end int) {
+	if !contains(s, p.words...) {
+		return "", 0
+	}
+	at := p.FindStringSubmatchIndex(s)
+	for i := 2; i < len(at); i += 2 {
+		if at[i] < at[i+1] {
+			return s[at[i]:at[i+1]], at[i+1]
+		}
+	}
+	return "", 0
 }
 
 // prefix bounds what is read of a message, in bytes. Flux puts what a server answered at the end, behind prefixes and a URL
@@ -63,23 +101,21 @@ type findings struct {
 var (
 	// go-git's ErrAuthenticationRequired, ErrAuthorizationFailed and ErrRepositoryNotFound stand for 401, 403 and 404, and since
 	// 5.13 the body follows. An OCI registry's "UNAUTHORIZED: authentication required" reads the same.
-	answers = regexp.MustCompile(`(?:^|[:;,]\s*)(authentication required|authorization failed|repository not found)\b`)
+	answers = compile(`(?:^|[:;,]\s*)(authentication required|authorization failed|repository not found)\b`,
+		"authentication required", "authorization failed", "repository not found")
 
 	// 1xx are no answers, and 128 is how git exits.
-	statuses = regexp.MustCompile(`\b(?:status(?: code)?|statuscode|http(?:/[\d.]+)?(?: (?:error|code|status))?|error|response(?: code)?)[:=]?\s*([2-5]\d\d)\b` +
-		`|\b([2-5]\d\d)[):]? \(?(?:unauthorized|forbidden|not found|too many requests|proxy authentication required|` +
-		`bad request|internal server error|bad gateway|service unavailable|gateway timeout)\b`)
+	statuses = compile(`\b(?:status(?: code)?|statuscode|http(?:/[\d.]+)?(?: (?:error|code|status))?|error|response(?: code)?)[:=]?\s*([2-5]\d\d)\b`+
+		`|\b([2-5]\d\d)[):]? \(?(?:unauthorized|forbidden|not found|too many requests|proxy authentication required|`+
+		`bad request|internal server error|bad gateway|service unavailable|gateway timeout)\b`, "2", "3", "4", "5")
 
 	// go-git says "http redirect: target "…"" since 5.18 and "http transport: redirect target "…"" in 6, Git "redirect: …". Where
 	// net/http stops, the Location itself stands for the URL.
-	redirects = regexp.MustCompile(`\bredirects?:? (?:target |to |disabled to |on non-initial request to )?"?((?:https?://|/)[^"\s]*)` +
-		`|\bget "([^"\s]+)": (?:http redirect: |http transport: [\w -]*redirect|stopped after \d+ redirects)`)
-
-	urls = regexp.MustCompile(`\b([a-z][a-z0-9+.-]*)://([^\s/'"?#]*)`)
+	redirects = compile(`\bredirects?:? (?:target |to |disabled to |on non-initial request to )?"?((?:https?://|/)[^"\s]*)`+
+		`|\bget "([^"\s]+)": (?:http redirect: |http transport: [\w -]*redirect|stopped after \d+ redirects)`, "redirect")
 )
 
-func read(e Event) findings {
-	message := e.Message
+func (f *findings) read(message string) {
 	if len(message) > prefix {
 		end := prefix
 		for end > prefix-utf8.UTFMax && !utf8.RuneStart(message[end]) {
@@ -89,31 +125,29 @@ func read(e Event) findings {
 	}
 	message = strings.ToLower(message)
 
-	f := findings{severity: e.Severity, kind: e.InvolvedObject.Kind, reason: e.Reason}
-	for _, u := range urls.FindAllStringSubmatch(message, -1) {
-		host := u[2][strings.LastIndexByte(u[2], '@')+1:]
+	for before, after, ok := strings.Cut(message, "://"); ok; before, after, ok = strings.Cut(after, "://") {
+		host := after
+		if end := strings.IndexAny(after, " \t\n\f\r/'\"?#"); end >= 0 {
+			host = after[:end]
+		}
+		host = host[strings.LastIndexByte(host, '@')+1:]
 		host, _, _ = strings.Cut(host, ":")
-		f.ssh = f.ssh || u[1] == "ssh"
+		scheme := before[strings.LastIndexFunc(before, notOfScheme)+1:]
+		f.ssh = f.ssh || scheme == "ssh"
 		f.azure = f.azure || host == "dev.azure.com" || strings.HasSuffix(host, ".visualstudio.com")
 	}
-	f.redirect = first(redirects.FindStringSubmatch(message))
+	f.redirect, _ = redirects.find(message)
 	f.text = withoutNames(message)
 	f.head = f.text
-	if at := answers.FindStringSubmatchIndex(f.text); at != nil {
-		f.answer, f.head = f.text[at[2]:at[3]], f.text[:at[3]]
+	if answer, end := answers.find(f.text); answer != "" {
+		f.answer, f.head = answer, f.text[:end]
 	}
-	f.status = first(statuses.FindStringSubmatch(f.head))
-	return f
+	f.status, _ = statuses.find(f.head)
 }
 
-// first gives the first group that matched.
-func first(groups []string) string {
-	for i := 1; i < len(groups); i++ {
-		if groups[i] != "" {
-			return groups[i]
-		}
-	}
-	return ""
+// notOfScheme is what no scheme of a URL holds (RFC 3986, section 3.1).
+func notOfScheme(r rune) bool {
+	return (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '+' && r != '-' && r != '.'
 }
 
 // signIn tells that a server sent the client to a page where people sign in: /_signin of Azure DevOps, and the like

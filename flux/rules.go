@@ -4,7 +4,6 @@
 package flux
 
 import (
-	"regexp"
 	"slices"
 	"strings"
 )
@@ -19,7 +18,8 @@ type rule struct {
 // takes none beside a bearer token.
 const ruleURLUser = "url-user"
 
-var rules = []rule{
+// unread are the rules that need no message.
+var unread = []rule{
 	// Every failure has severity error. It is not demanded, so that a Ready condition can be classified too.
 	{"severity", Unrelated, func(f findings) bool { return f.severity == "info" || f.severity == "trace" }},
 
@@ -28,7 +28,9 @@ var rules = []rule{
 
 	// Stalled until somebody changes the object (source-controller api/v1, fluxcd/pkg apis/meta).
 	{"reason", Unrelated, func(f findings) bool { return slices.Contains(stalled, f.reason) }},
+}
 
+var rules = []rule{
 	// The Secret of the object is not there: "failed to get secret 'ns/n': … secrets "n" not found" (GitRepository), "failed to
 	// get authentication secret" (HelmRepository), "failed to get auth secret" (image-automation-controller), "failed to configure
 	// authentication options: secrets "n" not found" (image-reflector-controller), "auth secret error" (before 1.0).
@@ -38,7 +40,7 @@ var rules = []rule{
 	}},
 
 	// Other Secrets (certificates, proxies, signatures), and Secrets that the API server did not give: no token of ours in it.
-	{"secret-unreadable", Unrelated, func(f findings) bool { return otherSecret.MatchString(f.head) }},
+	{"secret-unreadable", Unrelated, func(f findings) bool { return otherSecret.matches(f.head) }},
 
 	{ruleURLUser, Unrelated, heads("basic auth and bearer token cannot be set at the same time")},
 
@@ -87,7 +89,7 @@ var rules = []rule{
 
 	// The words of Git hosts, registries and object stores for a credential that is wrong or has ended.
 	{"credential-rejected", AuthFailure, func(f findings) bool {
-		return expired.MatchString(f.text) || contains(f.text, "http basic: access denied", "invalid username or password", "invalid username or token",
+		return expired.matches(f.text) || contains(f.text, "http basic: access denied", "invalid username or password", "invalid username or token",
 			"incorrect username or password", "bad credentials", "invalid credentials", "invalid token", "invalid access token",
 			"password authentication was removed", "password authentication is not supported", "could not read username for", "could not read password for",
 			"invalidaccesskeyid", "access key id you provided does not exist", "signaturedoesnotmatch", "request signature we calculated does not match",
@@ -101,12 +103,12 @@ var rules = []rule{
 		return f.azure && f.answer == "" && (f.status == "203" || f.status == "302" || f.status == "" && contains(f.head, html...))
 	}},
 
-	{"unauthorized", AuthFailure, func(f findings) bool { return unauthorized.MatchString(f.head) }},
+	{"unauthorized", AuthFailure, func(f findings) bool { return unauthorized.matches(f.head) }},
 
 	// 403: a token without the permission, or one of nobody. GitLab and GitHub answer 401 to a bad token, Azure DevOps and registries not
 	// always.
 	{"forbidden", PossibleAuthFailure, func(f findings) bool {
-		return f.answer == "authorization failed" || f.status == "403" || denied.MatchString(f.head) ||
+		return f.answer == "authorization failed" || f.status == "403" || denied.matches(f.head) ||
 			contains(f.head, "not have permission", "you need the git ", "code to this project", "code from this project", "required privilege scopes",
 				"not authorized to ", "access to repository not granted", "insufficient_scope", "tf401027", "tf401444", "vs403463")
 	}},
@@ -139,10 +141,11 @@ var html = []string{"<!doctype html", "<html"}
 
 // Words that are common in sentences count only where a sentence begins.
 var (
-	otherSecret  = regexp.MustCompile(`(?:failed to get|could not find) (?:[\w-]+ ){0,3}secret\b|public keys secret error|is forbidden: user\b`)
-	expired      = regexp.MustCompile(`\b(?:token|credentials?) (?:has |have |is |are |was )?(?:been )?(?:expired|revoked)\b|\bexpired ?(?:access )?token\b`)
-	unauthorized = regexp.MustCompile(`(?m)(?:^|[:;,.]\s*)(?:fatal: )?(?:unauthorized|unauthenticated|not authorized|authentication failed|authentication is required)(?:$|[:;,.\s])`)
-	denied       = regexp.MustCompile(`(?:^|[:;,]\s*)(?:access )?(?:forbidden|denied)(?:$|[:;,.\s])|\bpermission to \S+ denied\b`)
+	otherSecret  = compile(`(?:failed to get|could not find) (?:[\w-]+ ){0,3}secret\b|public keys secret error|is forbidden: user\b`, "secret", "is forbidden: user")
+	expired      = compile(`\b(?:token|credentials?) (?:has |have |is |are |was )?(?:been )?(?:expired|revoked)\b|\bexpired ?(?:access )?token\b`, "expired", "revoked")
+	unauthorized = compile(`(?m)(?:^|[:;,.]\s*)(?:fatal: )?(?:unauthorized|unauthenticated|not authorized|authentication failed|authentication is required)(?:$|[:;,.\s])`,
+		"unauthorized", "unauthenticated", "not authorized", "authentication failed", "authentication is required")
+	denied = compile(`(?:^|[:;,]\s*)(?:access )?(?:forbidden|denied)(?:$|[:;,.\s])|\bpermission to \S+ denied\b`, "forbidden", "denied")
 )
 
 // named matches the rows of a kind. The group does not matter here: it decides whose Secret is meant, which the Router asks.

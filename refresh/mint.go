@@ -1,8 +1,11 @@
 package refresh
 
 import (
+	"context"
 	"sync"
 	"time"
+
+	"go.opentelemetry.io/otel/trace"
 )
 
 // mint is what a term knows of one MintKey. One worker at a time asks the issuer; the targets that need the same token are
@@ -11,6 +14,8 @@ type mint struct {
 	mu       sync.Mutex
 	inFlight bool
 	parked   map[*entry]Decision
+	// origin is the span in which the token that is held was minted, if that was in this term.
+	origin trace.SpanContext
 
 	// The failures in a row, and the last of them: when, why, and its share of the jitter.
 	failures int
@@ -44,10 +49,20 @@ func (m *mint) end() map[*entry]Decision {
 }
 
 // succeeded forgets the failures.
-func (m *mint) succeeded() {
+func (m *mint) succeeded(ctx context.Context) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.failures, m.failure = 0, nil
+	m.origin = trace.SpanContextFromContext(ctx)
+}
+
+// link links the span of whoever takes the token that is held to its mint, which belongs to another target's trace.
+func (m *mint) link(ctx context.Context) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.origin.IsValid() {
+		trace.SpanFromContext(ctx).AddLink(trace.Link{SpanContext: m.origin})
+	}
 }
 
 func (m *mint) failed(err *Error, now time.Time, u float64) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"math/rand/v2"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -148,7 +147,7 @@ func (t *term) carryOut(ctx context.Context, e *entry, o Observed, d Decision) (
 			return Failed, token, err
 		}
 	}
-	record := Record{Reason: d.Reason, RefreshAt: t.Policy.RefreshAt(token), RefreshedAt: time.Now()}
+	record := Record{Reason: d.Reason, RefreshAt: t.Policy.RefreshAt(token), RefreshedAt: refreshedAt(o, token, time.Now())}
 	another := token.Hash != o.TokenHash
 	// A token that was held already may be the very one that the request is about, where the Secret no longer tells.
 	if o.Request.Open() && another && (d.Action == Mint || d.Renews || o.TokenHash != "") {
@@ -169,12 +168,25 @@ func (t *term) carryOut(ctx context.Context, e *entry, o Observed, d Decision) (
 	return t.follow(ctx, e, d, o.Request.Open(), outcome, token, record.Handled)
 }
 
+// refreshedAt is since when the Secret can hold the token: an event from before that is about an earlier one. A repair changes nothing about it, and where
+// the Secret does not tell what it held, that may have been this very token.
+func refreshedAt(o Observed, token Token, now time.Time) time.Time {
+	switch {
+	case o.TokenHash != "" && o.TokenHash != token.Hash:
+		return now
+	case o.TokenHash != "" && !o.RefreshedAt.Before(token.Minted.Truncate(time.Second)) && !o.RefreshedAt.After(now):
+		return o.RefreshedAt
+	}
+	return token.Minted
+}
+
 // acquire gives the held token or asks the issuer for one, under the mint that begin gave.
 func (t *term) acquire(ctx context.Context, e *entry, o Observed, d Decision) (Token, error) {
 	var token Token
 	err := t.instruments.span(ctx, "token.acquire", func(ctx context.Context) error {
 		if d.Action == Reuse {
 			token, _ = t.Source.Held(e.target.Mint)
+			t.mints[e.target.Mint].link(ctx)
 			return nil
 		}
 		var err error
@@ -198,10 +210,11 @@ func (t *term) minted(ctx context.Context, e *entry, o Observed, err error) {
 	var failure *Error
 	switch {
 	case err == nil:
-		m.succeeded()
+		m.succeeded(ctx)
 	case ctx.Err() == nil && !errors.Is(err, errNotLeading):
 		failure = known(err)
-		m.failed(failure, time.Now(), rand.Float64())
+		now := time.Now()
+		m.failed(failure, now, spread(e.target.Name.String(), now))
 	}
 	e.looks("")
 	if o.Request.Open() && (err == nil || failure != nil && failure.Class == Misconfigured) {
@@ -259,7 +272,7 @@ func (t *term) pace(ctx context.Context, e *entry, o Observed, err error) {
 	case errors.Is(err, ErrConflict):
 		e.conflict(o.Version, now)
 	default:
-		e.refused(known(err), o.ExpiresAt.Sub(now), now, rand.Float64())
+		e.refused(known(err), o.ExpiresAt.Sub(now), now, spread(e.target.Name.String(), now))
 	}
 }
 

@@ -123,6 +123,7 @@ func TestRepairsDoNotMint(t *testing.T) {
 		w := newWorld(created)
 		defer w.lead(t)()
 		token := string(w.secret(t, target.Name).Data["bearerToken"])
+		written := w.secret(t, target.Name).Annotations[secret.RefreshedAt]
 
 		for _, harm := range []func(){
 			func() { _ = w.store.Delete(t.Context(), target.Name) },
@@ -137,6 +138,10 @@ func TestRepairsDoNotMint(t *testing.T) {
 			synctest.Wait()
 			if got := string(w.secret(t, target.Name).Data["bearerToken"]); got != token {
 				t.Errorf("the Secret holds %q, want the held token", got)
+			}
+			// The token may have failed before it was repaired; an event that tells so late still concerns it.
+			if got := w.secret(t, target.Name).Annotations[secret.RefreshedAt]; got != written {
+				t.Errorf("refreshed-at is %s after a repair, want %s", got, written)
 			}
 		}
 		if got := len(w.source.Mints()); got != 1 {
@@ -630,6 +635,35 @@ func TestSpans(t *testing.T) {
 			if s := spans[child]; s == nil || s.Parent().SpanID() != root.SpanContext().SpanID() {
 				t.Errorf("%s is not a child of refresh", child)
 			}
+		}
+	})
+}
+
+// TestReusedTokenLeadsToItsMint: whoever asks where the token in a Secret comes from finds the trace in which it was minted.
+func TestReusedTokenLeadsToItsMint(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		first, second := target, target
+		first.Create, second.Create = true, true
+		second.Name.Name = "second"
+		w := newWorld(first, second)
+		w.lead(t)()
+		reused := attribute.Bool("token.reused", true)
+		var minted, taken trace.ReadOnlySpan
+		for _, s := range w.spans.Ended() {
+			switch {
+			case s.Name() != "token.acquire":
+			case slices.Contains(s.Attributes(), reused):
+				taken = s
+			default:
+				minted = s
+			}
+		}
+		if minted == nil || taken == nil {
+			t.Fatal("one target mints, and the other takes its token")
+		}
+		if links := taken.Links(); len(links) != 1 || !links[0].SpanContext.Equal(minted.SpanContext()) || len(minted.Links()) != 0 {
+			t.Errorf("the token that was taken links to %v, and its mint to %v", links, minted.Links())
 		}
 	})
 }

@@ -102,6 +102,12 @@ func RepairDelay(n int) time.Duration {
 	return time.Second << (n - 1)
 }
 
+// spread gives a number in [0, 1) that differs from place to place and from moment to moment, and follows from them, so that a simulation
+// repeats itself.
+func spread(place string, now time.Time) float64 {
+	return unit(Hash(place + now.Format(time.RFC3339Nano)))
+}
+
 // unit turns a hash (16 hex digits) into a fixed number in [0, 1).
 func unit(hash string) float64 {
 	n, err := strconv.ParseUint(hash, 16, 64)

@@ -3,7 +3,6 @@ package refresh
 import (
 	"context"
 	"errors"
-	"math/rand/v2"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -63,7 +62,8 @@ func (t *term) mayReplace(ctx context.Context, e *entry, token Token) error {
 		return nil
 	}
 	// How long somebody else's credential lives is not known; nothing says that it is in a hurry.
-	e.refused(refusal, longestLife, time.Now(), rand.Float64())
+	now := time.Now()
+	e.refused(refusal, longestLife, now, spread(e.target.Name.String(), now))
 	return refusal
 }
 

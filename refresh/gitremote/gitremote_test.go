@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 
 	"flux-token-refresher/refresh/gitremote"
 )
@@ -140,7 +141,10 @@ func TestRequest(t *testing.T) {
 		t.Run(url, func(t *testing.T) {
 			t.Parallel()
 			s := newServer(t, respond(http.StatusOK, http.Header{"Content-Type": {advertisement}}, refs))
-			got := s.remote(t).Ask(t.Context(), strings.Replace(url, "HOST", s.host(), 1), token)
+			// The trace that the question belongs to does not travel along.
+			ctx, span := sdktrace.NewTracerProvider().Tracer("test").Start(t.Context(), "token.verify")
+			defer span.End()
+			got := s.remote(t).Ask(ctx, strings.Replace(url, "HOST", s.host(), 1), token)
 			if got != (gitremote.Answer{Verdict: gitremote.Accepted}) {
 				t.Fatalf("got %+v, want accepted", got)
 			}

@@ -13,7 +13,7 @@ const (
 	ExpiresAt = "flux-token-refresher/expires-at"
 	// RefreshAt is when the next refresh is due: RFC 3339, UTC.
 	RefreshAt = "flux-token-refresher/refresh-at"
-	// RefreshedAt is when the token was written: RFC 3339, UTC.
+	// RefreshedAt is since when the token can have stood there: RFC 3339, UTC. Events from before are about an earlier one.
 	RefreshedAt = "flux-token-refresher/refreshed-at"
 	// Reason is the refresh.Reason of the last write.
 	Reason = "flux-token-refresher/reason"

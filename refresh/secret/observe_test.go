@@ -1,7 +1,9 @@
 package secret_test
 
 import (
+	"encoding/json"
 	"fmt"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -238,3 +240,42 @@ func TestObserveMalformedRequestContext(t *testing.T) {
 		})
 	}
 }
+
+// FuzzRequest: whatever stands in the annotations, a request is open or not by its own value alone, and its context is one that can be
+// trusted to have the form that it has, or none.
+func FuzzRequest(f *testing.F) {
+	const about = "0123456789abcdef"
+	whole := fmt.Sprintf(`{"request":"7","about":%q,"verdict":"auth-failure","sender":"flux","source":"a/b","received":"2030-01-01T12:00:00.5Z","traceparent":%q}`, about, traceParent)
+	for _, context := range []string{whole, whole[:90], "[" + whole + "]", `{"request":7}`, `{"request":"7","REQUEST":"8"}`, `{"request":"7","received":"x"}`, "{}", ""} {
+		f.Add("7", context, "")
+		f.Add("7", context, refresh.Hash("7"))
+	}
+	f.Fuzz(func(t *testing.T, raw, context, handled string) {
+		s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Annotations: map[string]string{
+			secret.Request: raw, secret.RequestContext: context, secret.HandledRequest: handled,
+		}}}
+		got := secret.Observe(refresh.Target{Format: refresh.BearerToken()}, s).Request
+		if got.Open() != (raw != "" && refresh.Hash(raw) != handled) {
+			t.Fatalf("open is %t", got.Open())
+		}
+		if !got.Open() {
+			if got != (refresh.Request{}) {
+				t.Errorf("no request, and yet %+v", got)
+			}
+			return
+		}
+		empty := got.About == "" && got.TraceParent == "" && got.Received.IsZero()
+		if len(context) > 1<<10 && !empty {
+			t.Errorf("%d bytes of context give %+v", len(context), got)
+		}
+		if got.ID != refresh.Hash(raw) || got.About != "" && !hash.MatchString(got.About) || got.TraceParent != "" && len(got.TraceParent) != len(traceParent) {
+			t.Errorf("%+v", got)
+		}
+		var named struct{ Request string }
+		if err := json.Unmarshal([]byte(context), &named); !empty && (err != nil || named.Request != raw) {
+			t.Errorf("the context of request %q, which is %q, gives %+v", named.Request, raw, got)
+		}
+	})
+}
+
+var hash = regexp.MustCompile(`\A[0-9a-f]{16}\z`)

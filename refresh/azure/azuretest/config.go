@@ -36,6 +36,8 @@ type Config struct {
 	MinLifetime, MaxLifetime time.Duration
 	// RefreshIn is the refresh_in of every answer; zero leaves it out.
 	RefreshIn time.Duration
+	// Gate holds back every answer of the token endpoint until it is closed; nil holds back none.
+	Gate <-chan struct{}
 	// Latency passes before each answer of the token endpoint.
 	Latency time.Duration
 	// Echo puts everything that was sent, the proof included, into every answer: its body and its headers.

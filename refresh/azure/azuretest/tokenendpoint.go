@@ -26,6 +26,13 @@ func (e *Entra) token(w http.ResponseWriter, r *http.Request) {
 	if scripted == nil {
 		scripted = config.Outage
 	}
+	if config.Gate != nil {
+		select {
+		case <-config.Gate:
+		case <-r.Context().Done():
+			return
+		}
+	}
 	if !wait(r, config.Latency, scripted != nil && scripted.Hang) {
 		return
 	}
