@@ -322,6 +322,7 @@ func (t *term) wait(ctx context.Context, e *entry, o Observed, d Decision) {
 		}
 	}
 	if d.Reason == Suspended {
+		e.fails(false) // nobody tries
 		t.end(e, nil)
 	} else {
 		t.end(e, errors.New(d.Why))

@@ -355,6 +355,12 @@ func TestRequestAfterAPermanentErrorEnds(t *testing.T) {
 		if got := w.series(t)["token_refresher.refresh.failing{namespace=flux-system,secret=flux-system}"]; got != 1 {
 			t.Errorf("failing is %v after the only try failed", got)
 		}
+		w.edit(t, target.Name, func(s *corev1.Secret) { s.Annotations[secret.Suspend] = "true" })
+		synctest.Wait()
+		if got := w.series(t)["token_refresher.refresh.failing{namespace=flux-system,secret=flux-system}"]; got != 0 {
+			t.Errorf("failing is %v while it is suspended", got)
+		}
+		w.edit(t, target.Name, func(s *corev1.Secret) { delete(s.Annotations, secret.Suspend) })
 		w.fail(func(refresh.MintKey) error { return refreshtest.Unavailable() })
 		time.Sleep(2 * time.Minute)
 		w.request(t, target.Name, "2")
