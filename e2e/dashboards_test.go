@@ -195,7 +195,7 @@ func missing(n int, what string) string {
 	return ""
 }
 
-// unseen names the queries of panels that have no data; of those that count, nothing but zeros is none.
+// unseen names the queries of panels that have no data, or nameless; of those that count, nothing but zeros is none.
 func unseen(ctx context.Context, view grafana.View, dashboard *grafana.Dashboard) (string, error) {
 	var missing []string
 	for _, panel := range dashboard.Asking("prometheus") {
@@ -209,6 +209,9 @@ func unseen(ctx context.Context, view grafana.View, dashboard *grafana.Dashboard
 				return slices.ContainsFunc(s.Points, func(p prometheus.Point) bool { return !math.IsNaN(p.Value) && (p.Value > 0 || !counts) })
 			}) {
 				missing = append(missing, panel.Title+" "+target.RefID)
+			}
+			if slices.ContainsFunc(answers[i], func(s prometheus.Series) bool { return !target.Named(s) }) {
+				missing = append(missing, panel.Title+" "+target.RefID+": a label of "+target.LegendFormat)
 			}
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -86,6 +87,11 @@ func (v View) Exemplars(ctx context.Context, p Panel) ([]prometheus.Exemplar, er
 }
 
 var inLegend = regexp.MustCompile(`\{\{\s*(\w+)\s*\}\}`)
+
+// Named tells whether a series has the labels that its name is made of.
+func (t Target) Named(s prometheus.Series) bool {
+	return !slices.ContainsFunc(inLegend.FindAllStringSubmatch(t.LegendFormat, -1), func(label []string) bool { return s.Labels[label[1]] == "" })
+}
 
 // Legend is the name that a series has in a panel.
 func (t Target) Legend(s prometheus.Series) string {
