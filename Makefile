@@ -3,7 +3,7 @@
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 
-.PHONY: build test test-node lint demo cluster
+.PHONY: build test test-node lint demo cluster bench
 
 build:
 	go build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/flux-token-refresher ./cmd/flux-token-refresher
@@ -32,3 +32,7 @@ demo:
 # That node, to look around in.
 cluster:
 	cd e2e && go run ./node
+
+# Signed events a second against a bare handler, in one run.
+bench:
+	cd e2e && go run ./bench

@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -21,6 +22,7 @@ import (
 	"flux-token-refresher/e2e/internal/toolchain"
 	"flux-token-refresher/internal/config"
 	"flux-token-refresher/refresh"
+	"flux-token-refresher/refresh/azure/azuretest"
 	"flux-token-refresher/refresh/secret"
 )
 
@@ -129,7 +131,13 @@ func TestDocumentedCommands(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	// What Azure has made before a reader runs what follows.
+	certificate, err := azuretest.NewClientCertificate(time.Now().Add(time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
 	for path, content := range map[string]string{
+		"tls.crt": certificate.CertificatePEM, "tls.key": certificate.KeyPEM, "FILE": "a-client-secret",
 		"bin/openssl":                "#!/bin/sh\nhead -c 32 /dev/urandom | od -An -v -tx1 | tr -d ' \\n'\n", // rand -hex 32, where there is none
 		"config.yaml":                example(t, "README.md", "kind: Config"),
 		"overlay/config.yaml":        example(t, "README.md", "kind: Config"),
@@ -152,7 +160,7 @@ func TestDocumentedCommands(t *testing.T) {
 	// What no pod runs here for.
 	needsPods := regexp.MustCompile(`^kubectl .*\blogs\b`)
 	ran := 0
-	for _, document := range []string{"README.md", "docs/configuration.md", "docs/events.md", "docs/secret.md", "docs/operating.md", "docs/runbooks.md"} {
+	for _, document := range []string{"README.md", "docs/configuration.md", "docs/identities.md", "docs/events.md", "docs/secret.md", "docs/operating.md", "docs/runbooks.md"} {
 		if document == "docs/events.md" {
 			withEvents(t, file("overlay"))
 		}
@@ -190,6 +198,11 @@ func TestDocumentedCommands(t *testing.T) {
 		asked := s.Annotations[secret.Request]
 		return asked != "" && s.Annotations[secret.HandledRequest] == refresh.Hash(asked)
 	})
+	for name, keys := range map[string][]string{"repos-certificate": {"tls.crt", "tls.key"}, "partner-credential": {"clientSecret"}} {
+		if _, err := secret.Values(t.Context(), i.Client.CoreV1(), refresh.Name{Namespace: i.Namespace, Name: name}, keys...); err != nil {
+			t.Errorf("what an identity reads: %v", err)
+		}
+	}
 	key, err := i.Client.CoreV1().Secrets(i.Namespace).Get(t.Context(), "flux-token-refresher-events", metav1.GetOptions{})
 	if err != nil {
 		t.Fatal(err)

@@ -14,11 +14,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/fields"
 	applycorev1 "k8s.io/client-go/applyconfigurations/core/v1"
-	"k8s.io/client-go/tools/cache"
 
-	"flux-token-refresher/e2e/internal/await"
 	"flux-token-refresher/e2e/internal/cluster"
 	"flux-token-refresher/e2e/internal/devops"
 	"flux-token-refresher/e2e/internal/flux"
@@ -161,14 +158,7 @@ func (l *loop) event(t *testing.T) (token string, request otlp.Span) {
 // told gives the Event of a reason about the Secret, as soon as there is one.
 func (l *loop) told(t *testing.T, reason string) corev1.Event {
 	t.Helper()
-	told, err := await.Object(patient(t), &corev1.Event{}, "Event "+reason, func(e *corev1.Event) bool { return e != nil },
-		cache.NewListWatchFromClient(l.Client.CoreV1().RESTClient(), "events", l.Namespace, fields.Set{
-			"involvedObject.kind": "Secret", "involvedObject.name": credential, "reason": reason,
-		}.AsSelector()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return *told
+	return awaitEvent(t, l.Installation, credential, reason)
 }
 
 // post sends a body to the follower, as notification-controller does, and gives the status and what was answered.

@@ -140,6 +140,10 @@ func TestMigration(t *testing.T) {
 	if s := get(); string(s.Data["password"]) != pat {
 		t.Error("the personal access token is not left behind: is the page still right?")
 	}
+	removal := r.unread[0]
+	if told := awaitEvent(t, i, name, string(refresh.Adopted)); !strings.HasSuffix(told.Message, ": "+removal) {
+		t.Errorf("the page removes what is left by\n%s\nand the Event says\n%s", removal, told.Message)
+	}
 	r.next(t, "/data/password")
 	if s := get(); len(s.Data) != 1 || !sound(i)(s) {
 		t.Errorf("the Secret has %d keys, want a token alone", len(s.Data))

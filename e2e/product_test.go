@@ -11,7 +11,10 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/client-go/tools/cache"
 
+	"flux-token-refresher/e2e/internal/await"
 	"flux-token-refresher/e2e/internal/cluster"
 	"flux-token-refresher/e2e/internal/installation"
 	"flux-token-refresher/e2e/internal/replica"
@@ -121,6 +124,19 @@ func awaitSecret(t *testing.T, i *installation.Installation, name string, match 
 		t.Fatal(err)
 	}
 	return s
+}
+
+// awaitEvent gives the Event of a reason about a Secret, as soon as there is one.
+func awaitEvent(t *testing.T, i *installation.Installation, name, reason string) corev1.Event {
+	t.Helper()
+	told, err := await.Object(patient(t), &corev1.Event{}, "Event "+reason, func(e *corev1.Event) bool { return e != nil },
+		cache.NewListWatchFromClient(i.Client.CoreV1().RESTClient(), "events", i.Namespace, fields.Set{
+			"involvedObject.kind": "Secret", "involvedObject.name": name, "reason": reason,
+		}.AsSelector()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return *told
 }
 
 func awaitLeader(t *testing.T, i *installation.Installation, match func(string) bool) string {

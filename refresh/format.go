@@ -35,8 +35,9 @@ func BasicAuth(username string) Format {
 }
 
 // Template writes each key from a Go template (text/template, missingkey=error) over .Token, a string,
-// and .ExpiresAt, RFC 3339 in UTC. A template that does not parse, does not execute or does not use
-// .Token in any key is an error that names the key and never holds what a key would hold.
+// and .ExpiresAt, RFC 3339 in UTC. A template that does not parse, fails or renders to nothing is an error that names the key and
+// never holds what a key would hold; so is one that does it for the token in hand alone, from Format.Render. No key that uses .Token is an
+// error, too.
 func Template(sources map[string]string) (Format, error) {
 	if len(sources) == 0 {
 		return Format{}, errors.New("no keys: name at least one key and its template")
@@ -53,11 +54,14 @@ func Template(sources map[string]string) (Format, error) {
 	f.render = func(t Token) (map[string][]byte, error) {
 		data := map[string]string{"Token": t.Reveal(), "ExpiresAt": t.Expires.UTC().Format(time.RFC3339)}
 		out := make(map[string][]byte, len(templates))
-		for key, tmpl := range templates {
+		for _, key := range f.keys {
 			var b strings.Builder
-			if err := tmpl.Execute(&b, data); err != nil {
+			if err := templates[key].Execute(&b, data); err != nil {
 				// What text/template says can quote its data; only the key may travel.
 				return nil, fmt.Errorf("template of key %q failed", key)
+			}
+			if b.Len() == 0 {
+				return nil, fmt.Errorf("template of key %q renders to nothing", key)
 			}
 			out[key] = []byte(b.String())
 		}
@@ -69,10 +73,7 @@ func Template(sources map[string]string) (Format, error) {
 		return Format{}, err
 	}
 	uses := false
-	for key, value := range rendered {
-		if len(value) == 0 {
-			return Format{}, fmt.Errorf("key %q: it renders to nothing", key)
-		}
+	for _, value := range rendered {
 		uses = uses || strings.Contains(string(value), probe)
 	}
 	if !uses {

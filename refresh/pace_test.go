@@ -59,17 +59,28 @@ func (w *world) takenBut(revoked string) {
 	})
 }
 
+// repairsRevocation revokes the token, after a cool-down, and expects another within the next one.
+func (w *world) repairsRevocation(t *testing.T) {
+	t.Helper()
+	time.Sleep(w.Policy.Cooldown + time.Second)
+	held := w.secret(t, target.Name).Annotations[secret.TokenHash]
+	w.takenBut(held)
+	w.event(t, "revoked")
+	began := time.Now()
+	for w.secret(t, target.Name).Annotations[secret.TokenHash] == held && time.Since(began) < time.Hour {
+		time.Sleep(time.Second)
+	}
+	if took := time.Since(began); took > w.Policy.Cooldown {
+		t.Errorf("a token that was revoked after the server had taken it was replaced after %s, want at most the cool-down of %s", took, w.Policy.Cooldown)
+	}
+}
+
 // A token that is taken again ends the doubled cool-down: the look at the old token says so as well as one at a new token.
 func TestStillValidEndsTheDoubledCooldown(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		target := target
-		target.Verify = true
-		w := newWorld(target)
+		w := verifying(t, good())
 		w.source.Lifetime = func(refresh.MintKey) time.Duration { return 24 * time.Hour }
-		if err := w.store.Create(t.Context(), "somebody", good()); err != nil {
-			t.Fatal(err)
-		}
 		defer w.lead(t)()
 		w.rejectedFor(t, time.Hour)
 
@@ -78,17 +89,7 @@ func TestStillValidEndsTheDoubledCooldown(t *testing.T) {
 		if got := w.outcome(t); got != string(refresh.StillValid) {
 			t.Fatalf("handled-outcome %q", got)
 		}
-		time.Sleep(w.Policy.Cooldown + time.Second)
-		held := w.secret(t, target.Name).Annotations[secret.TokenHash]
-		w.takenBut(held) // it is revoked
-		w.event(t, "revoked")
-		began := time.Now()
-		for w.secret(t, target.Name).Annotations[secret.TokenHash] == held && time.Since(began) < time.Hour {
-			time.Sleep(time.Second)
-		}
-		if took := time.Since(began); took > w.Policy.Cooldown {
-			t.Errorf("a token that was revoked after the server had taken it was replaced after %s, want at most the cool-down of %s", took, w.Policy.Cooldown)
-		}
+		w.repairsRevocation(t)
 	})
 }
 
@@ -96,13 +97,8 @@ func TestStillValidEndsTheDoubledCooldown(t *testing.T) {
 func TestAcceptedTokenEndsTheDoubledCooldown(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		target := target
-		target.Verify = true
-		w := newWorld(target)
+		w := verifying(t, good())
 		w.source.Lifetime = func(refresh.MintKey) time.Duration { return 24 * time.Hour }
-		if err := w.store.Create(t.Context(), "somebody", good()); err != nil {
-			t.Fatal(err)
-		}
 		defer w.lead(t)()
 		w.rejectedFor(t, time.Hour)
 
@@ -112,17 +108,7 @@ func TestAcceptedTokenEndsTheDoubledCooldown(t *testing.T) {
 		if got := w.outcome(t); got != string(refresh.Refreshed) {
 			t.Fatalf("handled-outcome %q", got)
 		}
-		time.Sleep(w.Policy.Cooldown + time.Second)
-		held = w.secret(t, target.Name).Annotations[secret.TokenHash]
-		w.takenBut(held)
-		w.event(t, "revoked")
-		began := time.Now()
-		for w.secret(t, target.Name).Annotations[secret.TokenHash] == held && time.Since(began) < time.Hour {
-			time.Sleep(time.Second)
-		}
-		if took := time.Since(began); took > w.Policy.Cooldown {
-			t.Errorf("a token that was revoked after the server had taken it was replaced after %s, want at most the cool-down of %s", took, w.Policy.Cooldown)
-		}
+		w.repairsRevocation(t)
 	})
 }
 
@@ -165,15 +151,10 @@ func TestTrialHoldsUpNoOtherTarget(t *testing.T) {
 func TestSilentServersDelayNothing(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		target := target
-		target.Verify = true
-		w := newWorld(target)
+		w := verifying(t, good())
 		w.Readers = slowReaders{w.readers, func(ctx context.Context, _ refresh.Target, _ refresh.Token) refresh.Trial {
 			return hang(ctx)
 		}}
-		if err := w.store.Create(t.Context(), "somebody", good()); err != nil {
-			t.Fatal(err)
-		}
 		defer w.lead(t)()
 		began := time.Now()
 		w.event(t, "1")
@@ -197,16 +178,11 @@ func TestSilentServersDelayNothing(t *testing.T) {
 func TestRejectedRepairRewritesNoHandledRequest(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		target := target
-		target.Verify = true
-		w := newWorld(target)
-		w.readers.Answer(func(refresh.Token) refresh.Trial { return refresh.Trial{Rejected: 1, Why: "no licence"} })
 		s := good()
 		s.Annotations[secret.HandledRequest], s.Annotations[secret.HandledOutcome] = refresh.Hash("yesterday's"), string(refresh.Refreshed)
 		delete(s.Data, "bearerToken")
-		if err := w.store.Create(t.Context(), "somebody", s); err != nil {
-			t.Fatal(err)
-		}
+		w := verifying(t, s)
+		w.readers.Answer(func(refresh.Token) refresh.Trial { return refresh.Trial{Rejected: 1, Why: "no licence"} })
 		defer w.lead(t)()
 		if got := w.outcome(t); got != string(refresh.Refreshed) {
 			t.Errorf("the outcome of yesterday's request became %s", got)
@@ -219,13 +195,8 @@ func TestRejectedRepairRewritesNoHandledRequest(t *testing.T) {
 func TestForbiddenReaderDelaysNoRepair(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		target := target
-		target.Verify = true
-		w := newWorld(target)
+		w := verifying(t, good())
 		w.readers.Answer(func(refresh.Token) refresh.Trial { return refresh.Trial{Accepted: 1, Rejected: 1} })
-		if err := w.store.Create(t.Context(), "somebody", good()); err != nil {
-			t.Fatal(err)
-		}
 		defer w.lead(t)()
 		w.event(t, "the forbidden reader's")
 		if got := w.outcome(t); got != string(refresh.StillValid) {
@@ -262,14 +233,9 @@ func (s *busyStore) Read(ctx context.Context, target refresh.Target, observed re
 func TestConflictBeforeTheTrialMintsNothing(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		target := target
-		target.Verify = true
-		w := newWorld(target)
+		w := verifying(t, good())
 		w.Store = &busyStore{w.store, 1}
 		w.takenBut("")
-		if err := w.store.Create(t.Context(), "somebody", good()); err != nil {
-			t.Fatal(err)
-		}
 		defer w.lead(t)()
 		w.event(t, "1")
 		time.Sleep(5 * time.Second)

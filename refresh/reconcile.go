@@ -293,7 +293,11 @@ func (t *term) succeeded(e *entry, o Observed, d Decision, outcome Outcome) {
 		}
 		t.Recorder.Event(name, o.UID, true, "Contended", other+" keeps changing this Secret's token; repairs wait longer each time, up to a minute. Take the key out of what "+other+" writes.")
 	case d.Reason == Adopted:
-		t.Recorder.Event(name, o.UID, false, string(Adopted), "A credential that was not ours was replaced by a token of identity "+e.target.Mint.Identity+".")
+		note := "A credential that was not ours was replaced by a token of identity " + e.target.Mint.Identity + "."
+		if o.Leftover != "" {
+			note += " " + o.Leftover
+		}
+		t.Recorder.Event(name, o.UID, false, string(Adopted), note)
 	case d.Reason == RefreshRequested && outcome == Refreshed:
 		t.Recorder.Event(name, o.UID, false, string(Refreshed), "A new token was written, as requested.")
 	}

@@ -3,6 +3,7 @@ package refresh_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -14,6 +15,18 @@ import (
 	"flux-token-refresher/refresh/refreshtest"
 	"flux-token-refresher/refresh/secret"
 )
+
+// verifying is a world whose target's Git servers may be asked, with a Secret.
+func verifying(t *testing.T, s *corev1.Secret) *world {
+	t.Helper()
+	target := target
+	target.Verify = true
+	w := newWorld(target)
+	if err := w.store.Create(t.Context(), "somebody", s); err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
 
 // event writes the request that an event about the token that stands there makes.
 func (w *world) event(t *testing.T, id string) {
@@ -107,13 +120,8 @@ func (h hanging) Try(ctx context.Context, target refresh.Target, token refresh.T
 func TestServerThatHangsDelaysAnEventLittle(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		target := target
-		target.Verify = true
-		w := newWorld(target)
+		w := verifying(t, good())
 		w.Readers = hanging{w.readers}
-		if err := w.store.Create(t.Context(), "somebody", good()); err != nil {
-			t.Fatal(err)
-		}
 		defer w.lead(t)()
 		w.event(t, "1")
 		time.Sleep(3 * time.Second)
@@ -128,16 +136,11 @@ func TestServerThatHangsDelaysAnEventLittle(t *testing.T) {
 func TestRejectedTokensCoolDown(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		target := target
-		target.Verify = true
-		w := newWorld(target)
+		w := verifying(t, good())
 		w.source.Lifetime = func(refresh.MintKey) time.Duration { return 24 * time.Hour }
 		w.readers.Answer(func(refresh.Token) refresh.Trial {
 			return refresh.Trial{Rejected: 1, Why: "the identity has no licence"}
 		})
-		if err := w.store.Create(t.Context(), "somebody", good()); err != nil {
-			t.Fatal(err)
-		}
 		defer w.lead(t)()
 		for i := range 240 { // an event every 15 seconds for an hour
 			w.event(t, fmt.Sprint(i))
@@ -168,13 +171,8 @@ func TestRejectedTokensCoolDown(t *testing.T) {
 func TestNobodyIsAskedWithoutNeed(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		target := target
-		target.Verify = true
-		w := newWorld(target)
+		w := verifying(t, good())
 		w.readers.Answer(func(refresh.Token) refresh.Trial { return refresh.Trial{Accepted: 1} })
-		if err := w.store.Create(t.Context(), "somebody", good()); err != nil {
-			t.Fatal(err)
-		}
 		defer w.lead(t)()
 		time.Sleep(5 * time.Hour)
 		if trials, woken := len(w.readers.Trials()), len(w.readers.Woken()); trials != 0 || woken != 0 || len(w.source.Mints()) < 5 {
@@ -275,6 +273,10 @@ func TestAdoption(t *testing.T) {
 				time.Sleep(20 * time.Minute)
 				if _, adopted := w.secret(t, target.Name).Data["bearerToken"]; !adopted {
 					t.Error("not adopted after every server took the token")
+				}
+				told := slices.DeleteFunc(w.recorder.Events(), func(e refreshtest.Event) bool { return e.Reason != string(refresh.Adopted) })
+				if len(told) != 1 || told[0].Warning || !strings.Contains(told[0].Note, "Left of it: username, password") {
+					t.Errorf("events %v, want one that says what is left", told)
 				}
 			})
 		})

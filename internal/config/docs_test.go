@@ -3,6 +3,7 @@ package config_test
 import (
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -11,29 +12,38 @@ import (
 	"flux-token-refresher/internal/config"
 )
 
-// TestDocumentedFilesLoad: what a user copies from the documentation is a configuration.
+// TestDocumentedFilesLoad: what a user copies from the documentation is a configuration, or a part of one. A yaml block that has kind: Config
+// is a file; one whose first line is "# config.yaml" is what a reader adds to a file. Any other is something else's, and says what.
 func TestDocumentedFilesLoad(t *testing.T) {
 	t.Parallel()
-	pages, err := filepath.Glob("../../docs/*.md")
-	if err != nil {
-		t.Fatal(err)
-	}
+	pages := pages(t)
 	defaults, err := config.Parse("config.yaml", []byte(smallest), in())
 	if err != nil {
 		t.Fatal(err)
 	}
-	examples := 0
-	for _, page := range append(pages, "../../README.md") {
+	files, parts := 0, 0
+	for _, page := range pages {
 		text, err := os.ReadFile(page)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, example := range yamlBlocks(string(text)) {
-			if !strings.Contains(example, "apiVersion: flux-token-refresher") {
+		configs := 0
+		for _, block := range yamlBlocks(string(text)) {
+			line, content := strings.Count(block, "\n"), strings.TrimLeft(block, "\n")
+			line -= strings.Count(content, "\n")
+			switch {
+			case strings.Contains(content, "kind: Config\n"):
+				configs++
+			case strings.HasPrefix(content, "# config.yaml\n"):
+				block = smallest + strings.TrimPrefix(block, strings.Repeat("\n", strings.Count(smallest, "\n")))
+				parts++
+			case strings.Contains(content, "kind: "), strings.HasPrefix(content, "# values.yaml\n"):
+				continue
+			default:
+				t.Errorf("%s:%d: what is it? Write a whole file, or begin a part of one with # config.yaml", page, line+1)
 				continue
 			}
-			examples++
-			c, err := config.Parse(page, []byte(example), in())
+			c, err := config.Parse(page, []byte(block), in())
 			if err != nil {
 				t.Error(err)
 				continue
@@ -46,24 +56,47 @@ func TestDocumentedFilesLoad(t *testing.T) {
 				t.Errorf("%s: not the defaults (-are +said):\n%s", page, diff)
 			}
 		}
+		if shown := strings.Count(string(text), "apiVersion: flux-token-refresher"); shown != configs {
+			t.Errorf("%s shows %d configurations, and %d of them in blocks marked as yaml", page, shown, configs)
+		}
+		files += configs
 	}
-	if examples < 6 {
-		t.Errorf("found %d examples: are they still marked as yaml?", examples)
+	if files < 6 || parts < 2 {
+		t.Errorf("found %d files and %d parts of files: are they still marked as yaml?", files, parts)
 	}
 }
 
-// yamlBlocks gives each block that is marked as yaml, with as many empty lines before it as stand before it on its page, so
-// that what is said of it has the page's lines.
+// pages are those that a user reads.
+func pages(t *testing.T) []string {
+	t.Helper()
+	var pages []string
+	for _, folder := range []string{"../..", "../../docs"} {
+		found, err := filepath.Glob(filepath.Join(folder, "*.md"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		pages = append(pages, found...)
+	}
+	return pages
+}
+
+// fence begins a block that is marked as yaml, in a list too.
+var fence = regexp.MustCompile("^( *)```yaml$")
+
+// yamlBlocks gives each block that is marked as yaml, without the indentation of a list and with as many empty lines before it as stand before
+// it on its page, so that what is said of it has the page's lines.
 func yamlBlocks(page string) []string {
 	var blocks []string
 	lines := strings.Split(page, "\n")
 	for i := 0; i < len(lines); i++ {
-		if lines[i] != "```yaml" {
+		begin := fence.FindStringSubmatch(lines[i])
+		if begin == nil {
 			continue
 		}
+		indent := begin[1]
 		block := strings.Repeat("\n", i+1)
-		for i++; i < len(lines) && lines[i] != "```"; i++ {
-			block += lines[i] + "\n"
+		for i++; i < len(lines) && lines[i] != indent+"```"; i++ {
+			block += strings.TrimPrefix(lines[i], indent) + "\n"
 		}
 		blocks = append(blocks, block)
 	}

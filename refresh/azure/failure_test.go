@@ -20,16 +20,29 @@ import (
 
 const federation = "it needs issuer " + issuer + ", subject " + podAccount + ", audience " + azuretest.TokenExchange
 
+// refusal is an answer without a token, and what becomes of it.
+type refusal struct {
+	name   string
+	answer azuretest.Answer
+	class  refresh.Class
+	code   string
+	says   string
+}
+
+func (r refusal) check(t *testing.T, got *refresh.Error) {
+	t.Helper()
+	if got.Class != r.class || got.Code != r.code || !strings.Contains(got.Text, r.says) {
+		t.Errorf("got %s %q: %s\nwant %s %q: …%s…", got.Class, got.Code, got.Text, r.class, r.code, r.says)
+	}
+}
+
+func page(status int, body string) azuretest.Answer {
+	return azuretest.Answer{Status: status, Body: body}
+}
+
 func TestAnswers(t *testing.T) {
 	t.Parallel()
-	page := func(status int, body string) azuretest.Answer { return azuretest.Answer{Status: status, Body: body} }
-	for _, c := range []struct {
-		name   string
-		answer azuretest.Answer
-		class  refresh.Class
-		code   string
-		says   string
-	}{
+	for _, c := range []refusal{
 		{"application unknown", azuretest.AADSTS(700016), refresh.Misconfigured, "AADSTS700016", "application " + client + " is not in tenant " + tenant},
 		{"no service principal", azuretest.AADSTS(7000229), refresh.Misconfigured, "AADSTS7000229", "create it"},
 		{"application disabled", azuretest.AADSTS(7000112), refresh.Misconfigured, "AADSTS7000112", "enable it"},
@@ -83,9 +96,7 @@ func TestAnswers(t *testing.T) {
 			b := newBench(t, nil)
 			b.Next(c.answer)
 			got := b.failure(t, workload)
-			if got.Class != c.class || got.Code != c.code || !strings.Contains(got.Text, c.says) {
-				t.Errorf("got %s %q: %s\nwant %s %q: …%s…", got.Class, got.Code, got.Text, c.class, c.code, c.says)
-			}
+			c.check(t, got)
 			ids := regexp.MustCompile(` \(trace id [0-9a-f-]{36}, correlation id [0-9a-f-]{36}\)$`)
 			if own := c.answer.Code != 0; own != ids.MatchString(got.Text) || own != strings.Contains(got.Text, "trace id") {
 				t.Errorf("Entra's ids: %s", got.Text)

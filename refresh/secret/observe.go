@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -17,7 +18,7 @@ import (
 // Observe tells what a Secret says about itself, as far as target is concerned. Everything on a Secret is input
 // that anybody may have written: what cannot be read counts as absent.
 func Observe(target refresh.Target, s *corev1.Secret) refresh.Observed {
-	return refresh.Observed{
+	o := refresh.Observed{
 		Exists:       true,
 		UID:          string(s.UID),
 		Version:      s.ResourceVersion,
@@ -39,6 +40,10 @@ func Observe(target refresh.Target, s *corev1.Secret) refresh.Observed {
 			Outcome: refresh.Outcome(s.Annotations[HandledOutcome]),
 		},
 	}
+	if o.Foreign {
+		o.Leftover = leftover(target, s)
+	}
+	return o
 }
 
 // moment reads RFC 3339; what does not parse is zero.
@@ -50,25 +55,34 @@ func moment(value string) time.Time {
 	return t.UTC()
 }
 
+// required are the keys of which a Secret of a type must have one, for the types that can hold a token and ask for something
+// (https://kubernetes.io/docs/concepts/configuration/secret/#secret-types).
+var required = map[corev1.SecretType][]string{
+	corev1.SecretTypeBasicAuth:        {corev1.BasicAuthUsernameKey, corev1.BasicAuthPasswordKey},
+	corev1.SecretTypeDockerConfigJson: {corev1.DockerConfigJsonKey},
+}
+
 // refused says why the API server, or the Secret's real owner, would never take the token, so that none is minted
 // for nothing. Types are a list of what is allowed, because the API server itself adds foreign keys to most of the
-// others, a ServiceAccount's token among them (measured).
+// others, a ServiceAccount's token among them (measured). The format has to write what its type asks for: a key of somebody else's
+// could go at any time, and one of ours goes with the format that wrote it.
 func refused(target refresh.Target, s *corev1.Secret) string {
 	if s.Immutable != nil && *s.Immutable {
 		return "it is immutable: delete it, or create it again without immutable: true"
 	}
-	switch s.Type {
-	case corev1.SecretTypeOpaque, corev1.SecretTypeBasicAuth, "":
+	if s.Type == corev1.SecretTypeOpaque || s.Type == "" {
 		return ""
-	case corev1.SecretTypeDockerConfigJson:
-		if slices.Contains(target.Format.Keys(), corev1.DockerConfigJsonKey) {
-			return ""
-		}
-		return fmt.Sprintf("its type %s needs the key %s, which the target's format does not write: use a template with that key, or type Opaque",
-			s.Type, corev1.DockerConfigJsonKey)
-	default:
-		return fmt.Sprintf("its type %s belongs to something else: use a Secret of type Opaque (the type of a Secret cannot be changed)", s.Type)
 	}
+	keys, known := required[s.Type]
+	written := func(key string) bool { return slices.Contains(target.Format.Keys(), key) }
+	switch {
+	case !known:
+		return fmt.Sprintf("its type %s belongs to something else: use a Secret of type Opaque (the type of a Secret cannot be changed)", s.Type)
+	case !slices.ContainsFunc(keys, written):
+		return fmt.Sprintf("its type %s needs the key %s, which the target's format does not write: use a format with that key, or a Secret of type Opaque",
+			s.Type, strings.Join(keys, " or "))
+	}
+	return ""
 }
 
 // foreign tells that somebody else's credential stands there: a Secret without our mark whose keys, of the target or
@@ -80,6 +94,38 @@ func foreign(target refresh.Target, s *corev1.Secret) bool {
 	credential := func(key string) bool { return len(s.Data[key]) > 0 }
 	return slices.ContainsFunc(target.Format.Keys(), credential) ||
 		slices.ContainsFunc([]string{"bearerToken", "username", "password"}, credential)
+}
+
+// leftover says what of a foreign credential stays beside the keys of the target: source-controller reads bearerToken where there is one, and
+// no username and password then (NewAuthOptions of fluxcd/pkg/git). A user name without a password is no credential.
+func leftover(target refresh.Target, s *corev1.Secret) string {
+	stays := func(key string) bool {
+		_, there := s.Data[key] // an empty bearerToken is one, to Flux
+		return there && !slices.Contains(target.Format.Keys(), key)
+	}
+	var keys []string
+	if stays("bearerToken") {
+		keys = append(keys, "bearerToken")
+	}
+	if stays("password") {
+		if stays("username") {
+			keys = append(keys, "username")
+		}
+		keys = append(keys, "password")
+	}
+	if len(keys) == 0 {
+		return ""
+	}
+	effect := "which Flux uses instead of what the target's format writes. Remove it"
+	if slices.Contains(target.Format.Keys(), "bearerToken") {
+		effect = "which Flux ignores beside bearerToken. When nothing else reads that, remove it"
+	}
+	operations := make([]string, len(keys))
+	for i, key := range keys {
+		operations[i] = fmt.Sprintf(`{"op":"remove","path":"/data/%s"}`, key)
+	}
+	return fmt.Sprintf("Left of it: %s, %s: kubectl -n %s patch secret %s --type=json -p '[%s]'",
+		strings.Join(keys, ", "), effect, s.Namespace, s.Name, strings.Join(operations, ","))
 }
 
 // otherManager is the field manager, other than ours, that last wrote a key of the target.

@@ -29,10 +29,14 @@ func entry(manager string, operation metav1.ManagedFieldsOperationType, second i
 func TestObserve(t *testing.T) {
 	t.Parallel()
 	bearer := refresh.BearerToken()
-	docker, err := refresh.Template(map[string]string{corev1.DockerConfigJsonKey: `{"token":"{{ .Token }}"}`})
-	if err != nil {
-		t.Fatal(err)
+	template := func(key, source string) refresh.Format {
+		format, err := refresh.Template(map[string]string{key: source})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return format
 	}
+	docker, password := template(corev1.DockerConfigJsonKey, `{"token":"{{ .Token }}"}`), template("password", "{{ .Token }}")
 	annotated := func(pairs ...string) func(*corev1.Secret) {
 		return func(s *corev1.Secret) {
 			for i := 0; i < len(pairs); i += 2 {
@@ -88,7 +92,9 @@ func TestObserve(t *testing.T) {
 
 		{name: "immutable", format: bearer, secret: func(s *corev1.Secret) { s.Immutable = new(true) }, refused: "immutable"},
 		{name: "said to be mutable", format: bearer, secret: func(s *corev1.Secret) { s.Immutable = new(false) }},
-		{name: "of type basic-auth", format: bearer, secret: func(s *corev1.Secret) { s.Type = corev1.SecretTypeBasicAuth }},
+		{name: "of type basic-auth", format: refresh.BasicAuth("git"), secret: func(s *corev1.Secret) { s.Type = corev1.SecretTypeBasicAuth }},
+		{name: "of type basic-auth, with one of its keys", format: password, secret: func(s *corev1.Secret) { s.Type = corev1.SecretTypeBasicAuth }},
+		{name: "of type basic-auth, without its keys", format: bearer, secret: func(s *corev1.Secret) { s.Type = corev1.SecretTypeBasicAuth }, refused: "username or password"},
 		{name: "of a ServiceAccount", format: bearer, secret: func(s *corev1.Secret) { s.Type = corev1.SecretTypeServiceAccountToken }, refused: "kubernetes.io/service-account-token"},
 		{name: "of type tls", format: bearer, secret: func(s *corev1.Secret) { s.Type = corev1.SecretTypeTLS }, refused: "kubernetes.io/tls"},
 		{name: "of an unknown type", format: bearer, secret: func(s *corev1.Secret) { s.Type = "example.com/x" }, refused: "example.com/x"},
@@ -195,9 +201,66 @@ func TestObserve(t *testing.T) {
 				t.Errorf("refused: %q, want something about %q", got.Refused, test.refused)
 			}
 			want := test.want
-			want.Exists, want.UID, want.Version, want.Refused = true, "uid", "5", got.Refused
+			want.Exists, want.UID, want.Version, want.Refused, want.Leftover = true, "uid", "5", got.Refused, got.Leftover
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("-want +got:\n%s", diff)
+			}
+		})
+	}
+}
+
+// What stays of somebody's credential beside our token is named, with the command that removes it and what Flux makes of it.
+func TestLeftover(t *testing.T) {
+	t.Parallel()
+	const ignored, used = "which Flux ignores beside bearerToken", "which Flux uses instead of"
+	template, err := refresh.Template(map[string]string{"token": "{{ .Token }}"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, test := range map[string]struct {
+		format refresh.Format
+		keys   []string
+		// left and effect are "" where nothing is left.
+		left, effect string
+	}{
+		"a personal access token":                  {refresh.BearerToken(), []string{"password", "username"}, "username, password", ignored},
+		"a password alone":                         {refresh.BearerToken(), []string{"password"}, "password", ignored},
+		"a user name is no credential":             {refresh.BearerToken(), []string{"username"}, "", ""},
+		"a developer's token, taken over":          {refresh.BearerToken(), []string{"bearerToken"}, "", ""},
+		"a personal access token, taken over":      {refresh.BasicAuth("git"), []string{"password", "username"}, "", ""},
+		"a developer's token, in Flux's eyes":      {refresh.BasicAuth("git"), []string{"bearerToken"}, "bearerToken", used},
+		"both, where something else is written":    {template, []string{"bearerToken", "password", "username"}, "bearerToken, username, password", used},
+		"keys that are no credential stay unnamed": {refresh.BearerToken(), []string{"bearerToken", "ca.crt"}, "", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "target"}, Data: map[string][]byte{}}
+			for _, key := range test.keys {
+				s.Data[key] = []byte("theirs")
+			}
+			target := refresh.Target{Format: test.format}
+			got := secret.Observe(target, s)
+			if !got.Foreign {
+				t.Error("it is not said to be foreign")
+			}
+			if test.left == "" {
+				if got.Leftover != "" {
+					t.Errorf("left: %s", got.Leftover)
+				}
+				return
+			}
+			var operations []string
+			for key := range strings.SplitSeq(test.left, ", ") {
+				operations = append(operations, `{"op":"remove","path":"/data/`+key+`"}`)
+			}
+			command := "kubectl -n ns patch secret target --type=json -p '[" + strings.Join(operations, ",") + "]'"
+			if !strings.HasPrefix(got.Leftover, "Left of it: "+test.left+", "+test.effect) || !strings.HasSuffix(got.Leftover, ": "+command) {
+				t.Errorf("got %s\nwant %s … %s", got.Leftover, test.left, command)
+			}
+			// Of what is ours nothing is said.
+			metav1.SetMetaDataAnnotation(&s.ObjectMeta, secret.TokenHash, "0123456789abcdef")
+			if ours := secret.Observe(target, s).Leftover; ours != "" {
+				t.Errorf("of our own Secret: %s", ours)
 			}
 		})
 	}
