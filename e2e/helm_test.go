@@ -67,6 +67,11 @@ func TestHelmAsKustomize(t *testing.T) {
 			release:       types.NamespacedName{Namespace: "flux-system", Name: "flux-token-refresher"},
 			values:        "podMonitor: {enabled: true}",
 		},
+		"alerts and the dashboard": {
+			kustomization: "resources: [DEPLOY/kustomize/base]\ncomponents: [DEPLOY/alerts, DEPLOY/dashboards]",
+			release:       types.NamespacedName{Namespace: "flux-system", Name: "flux-token-refresher"},
+			values:        "alerts: {enabled: true}\ndashboard: {enabled: true}",
+		},
 		"another namespace and name": {
 			kustomization: `resources: [DEPLOY/kustomize/events]
 namespace: tokens
@@ -134,9 +139,8 @@ func normal(t *testing.T, account types.NamespacedName, objects []*unstructured.
 	out := map[string]any{}
 	for _, object := range objects {
 		object = object.DeepCopy()
-		if object.GetKind() == "ConfigMap" {
+		if text, ok, _ := unstructured.NestedString(object.Object, "data", "config.yaml"); ok {
 			object.SetName(generatedName.ReplaceAllString(object.GetName(), "-config"))
-			text, _, _ := unstructured.NestedString(object.Object, "data", "config.yaml")
 			object.Object["data"] = parsed(t, text, account.Namespace)
 		}
 		object.SetLabels(nil)
@@ -397,6 +401,20 @@ func TestHelmValues(t *testing.T) {
 			take(t, objects, "PodMonitor", &monitor)
 			equal(t, monitor.Labels["release"], "prometheus")
 		}},
+		"alerts.labels, alerts.runbooks": {
+			"alerts: {enabled: true, labels: {release: prometheus}, runbooks: 'https://runbooks.example/tokens'}",
+			func(t *testing.T, objects []*unstructured.Unstructured) {
+				var rule monitoringv1.PrometheusRule
+				take(t, objects, "PrometheusRule", &rule)
+				equal(t, rule.Labels["release"], "prometheus")
+				equal(t, rule.Spec.Groups[0].Rules[0].Annotations["runbook_url"], "https://runbooks.example/tokens#tokenrefreshertokenexpiring")
+			},
+		},
+		"dashboard.labels": {"dashboard: {enabled: true, labels: {team: platform}}", func(t *testing.T, objects []*unstructured.Unstructured) {
+			i := slices.IndexFunc(objects, func(o *unstructured.Unstructured) bool { return o.GetName() == "flux-token-refresher-dashboard" })
+			equal(t, objects[i].GetLabels()["grafana_dashboard"], "1")
+			equal(t, objects[i].GetLabels()["team"], "platform")
+		}},
 		"workloadIdentity.tenantID": {"workloadIdentity: {tenantID: tenant.example}", func(t *testing.T, objects []*unstructured.Unstructured) {
 			var account corev1.ServiceAccount
 			take(t, objects, "ServiceAccount", &account)
@@ -620,6 +638,8 @@ func TestHelmNames(t *testing.T) {
 events: {enabled: true, keySecret: "123"}
 flux: {notifications: true, namespace: "123"}
 podMonitor: {enabled: true}
+alerts: {enabled: true, runbooks: "1e3"}
+dashboard: {enabled: true}
 priorityClassName: "1e3"
 image: {repository: "12", tag: "30"}
 config:
@@ -632,7 +652,7 @@ config:
 			into, ok := map[string]any{
 				"ServiceAccount": &corev1.ServiceAccount{}, "ConfigMap": &corev1.ConfigMap{}, "Service": &corev1.Service{}, "Deployment": &appsv1.Deployment{},
 				"Role": &rbacv1.Role{}, "RoleBinding": &rbacv1.RoleBinding{}, "NetworkPolicy": &networkingv1.NetworkPolicy{},
-				"PodDisruptionBudget": &policyv1.PodDisruptionBudget{}, "PodMonitor": &monitoringv1.PodMonitor{},
+				"PodDisruptionBudget": &policyv1.PodDisruptionBudget{}, "PodMonitor": &monitoringv1.PodMonitor{}, "PrometheusRule": &monitoringv1.PrometheusRule{},
 			}[object.GetKind()]
 			if ok {
 				convert(t, object, into)

@@ -155,7 +155,7 @@ func wantStatus(t testing.TB, w *httptest.ResponseRecorder, want int) {
 	}
 }
 
-// counts are the series of token_refresher.events by "type verdict outcome".
+// counts are the series of token_refresher.events that have counted something, by "sender type verdict outcome".
 func (b *bench) counts(t testing.TB) map[string]int64 {
 	t.Helper()
 	var all metricdata.ResourceMetrics
@@ -170,10 +170,12 @@ func (b *bench) counts(t testing.TB) map[string]int64 {
 					v, _ := p.Attributes.Value(attribute.Key(name))
 					return v.AsString()
 				}
-				if p.Attributes.Len() != 3 {
+				if p.Attributes.Len() != 4 {
 					t.Errorf("%s has %d labels", m.Name, p.Attributes.Len())
 				}
-				counts[value("type")+" "+value("verdict")+" "+value("outcome")] += p.Value
+				if p.Value > 0 {
+					counts[value("sender")+" "+value("type")+" "+value("verdict")+" "+value("outcome")] += p.Value
+				}
 			}
 		}
 	}

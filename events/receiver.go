@@ -134,7 +134,7 @@ func (r *receiver) take(ctx context.Context, sender Sender, events []event.Event
 		}
 	}
 	for i, a := range answers {
-		r.instruments.took(ctx, events[i].Type(), a)
+		r.instruments.took(ctx, sender, events[i].Type(), a)
 	}
 	return answers, nil
 }
