@@ -1,6 +1,6 @@
 # The image of flux-token-refresher: one static binary and CA certificates, for a user that is not root.
 #
-#   docker build --build-arg VERSION=v1.2.3 --tag flux-token-refresher .
+#   docker build --build-arg VERSION=1.2.3 --build-arg REVISION=$(git rev-parse HEAD) --tag flux-token-refresher .
 #
 # With --platform linux/amd64,linux/arm64 it makes both, of which neither is emulated: Go compiles for the other one. Equal sources and
 # arguments give an equal binary.
@@ -14,11 +14,13 @@ COPY . .
 ARG TARGETOS
 ARG TARGETARCH
 ARG VERSION=unknown
+ARG REVISION=unknown
 # Another value than off (latest, v1.0.0, ...) takes Go's FIPS 140-3 module and turns it on.
 ARG GOFIPS140=off
 RUN --mount=type=cache,target=/go/pkg/mod --mount=type=cache,target=/root/.cache/go-build \
     CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH GOFIPS140=$GOFIPS140 \
-    go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$VERSION" -o /flux-token-refresher ./cmd/flux-token-refresher
+    go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$VERSION -X main.revision=$REVISION" \
+    -o /flux-token-refresher ./cmd/flux-token-refresher
 
 FROM scratch
 ARG VERSION=unknown

@@ -1,7 +1,8 @@
 # Everything here but a node needs Go, a C compiler (for the race detector), make and git, and nothing else. What takes minutes to build
 # (Kubernetes, etcd, containerd, Flux's controllers, Jaeger, Prometheus, golangci-lint) is built once, into the user's cache folder.
 
-VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+# Of the tag v1.2.3 it is 1.2.3, as that of the image and the chart.
+VERSION := $(patsubst v%,%,$(shell git describe --tags --always --dirty 2>/dev/null || echo unknown))
 
 .PHONY: build test test-node lint demo cluster bench
 
@@ -16,9 +17,10 @@ test:
 	cd e2e && go test -race -count=1 -timeout 30m -skip '^TestEventLoop$$' ./...
 	cd e2e && go test -race -count=1 -v -run '^TestEventLoop$$' .
 
-# The product in Pods, on a node of its own. As root on Linux, with what it says is missing, else "make test" is all there is.
+# The product in Pods, on a node of its own. As root on Linux, with what it says is missing, else "make test" is all there is. The first run
+# builds everything within that hour.
 test-node:
-	cd e2e && go test -count=1 -tags node -timeout 30m -v ./node
+	cd e2e && go test -count=1 -tags node -timeout 1h -v ./node
 
 lint:
 	lint=$$(cd e2e && go run ./tools golangci-lint) && $$lint run ./... && cd e2e && $$lint run ./...

@@ -160,7 +160,7 @@ func TestDocumentedCommands(t *testing.T) {
 	// What no pod runs here for.
 	needsPods := regexp.MustCompile(`^kubectl .*\blogs\b`)
 	ran := 0
-	for _, document := range []string{"README.md", "docs/configuration.md", "docs/identities.md", "docs/events.md", "docs/secret.md", "docs/operating.md"} {
+	for _, document := range []string{"README.md", "docs/configuration.md", "docs/identities.md", "docs/events.md", "docs/secret.md", "docs/operating.md", "docs/runbooks.md"} {
 		if document == "docs/events.md" {
 			withEvents(t, file("overlay"))
 		}

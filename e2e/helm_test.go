@@ -3,6 +3,7 @@ package e2e
 // The Helm chart: the same objects as deploy/kustomize, the rights that `config rbac` gives, each of its values, and what it refuses.
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -29,6 +30,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/yaml"
 
 	"flux-token-refresher/e2e/internal/chart"
@@ -88,6 +90,11 @@ events:
 			kustomization: "resources: [DEPLOY/kustomize/base]\ncomponents: [DEPLOY/kustomize/components/pod-monitor]",
 			release:       types.NamespacedName{Namespace: "flux-system", Name: "flux-token-refresher"},
 			values:        "podMonitor: {enabled: true}",
+		},
+		"alerts and the dashboard": {
+			kustomization: "resources: [DEPLOY/kustomize/base]\ncomponents: [DEPLOY/alerts, DEPLOY/dashboards]",
+			release:       types.NamespacedName{Namespace: "flux-system", Name: "flux-token-refresher"},
+			values:        "alerts: {enabled: true}\ndashboard: {enabled: true}",
 		},
 		"another namespace and name": {
 			kustomization: `resources: [DEPLOY/kustomize/events]
@@ -156,9 +163,8 @@ func normal(t *testing.T, account types.NamespacedName, objects []*unstructured.
 	out := map[string]any{}
 	for _, object := range objects {
 		object = object.DeepCopy()
-		if object.GetKind() == "ConfigMap" {
+		if text, ok, _ := unstructured.NestedString(object.Object, "data", "config.yaml"); ok {
 			object.SetName(generatedName.ReplaceAllString(object.GetName(), "-config"))
-			text, _, _ := unstructured.NestedString(object.Object, "data", "config.yaml")
 			object.Object["data"] = parsed(t, text, account.Namespace)
 		}
 		object.SetLabels(nil)
@@ -326,6 +332,10 @@ func TestHelmValues(t *testing.T) {
 			equal(t, resources.Limits.Memory().String()+" "+resources.Requests.Cpu().String(), "1Gi 1")
 			equal(t, environment(t, objects)["GOMEMLIMIT"], "768MiB")
 		}},
+		"logLevel": {"logLevel: debug", func(t *testing.T, objects []*unstructured.Unstructured) {
+			args := pod(t, objects).Spec.Containers[0].Args
+			equal(t, args[len(args)-1], "--log-level=debug")
+		}},
 		"priorityClassName": {"priorityClassName: platform", func(t *testing.T, objects []*unstructured.Unstructured) {
 			equal(t, pod(t, objects).Spec.PriorityClassName, "platform")
 		}},
@@ -414,6 +424,20 @@ func TestHelmValues(t *testing.T) {
 			var monitor monitoringv1.PodMonitor
 			take(t, objects, "PodMonitor", &monitor)
 			equal(t, monitor.Labels["release"], "prometheus")
+		}},
+		"alerts.labels, alerts.runbooks": {
+			"alerts: {enabled: true, labels: {release: prometheus}, runbooks: 'https://runbooks.example/tokens'}",
+			func(t *testing.T, objects []*unstructured.Unstructured) {
+				var rule monitoringv1.PrometheusRule
+				take(t, objects, "PrometheusRule", &rule)
+				equal(t, rule.Labels["release"], "prometheus")
+				equal(t, rule.Spec.Groups[0].Rules[0].Annotations["runbook_url"], "https://runbooks.example/tokens#tokenrefreshertokenexpiring")
+			},
+		},
+		"dashboard.labels": {"dashboard: {enabled: true, labels: {team: platform}}", func(t *testing.T, objects []*unstructured.Unstructured) {
+			i := slices.IndexFunc(objects, func(o *unstructured.Unstructured) bool { return o.GetName() == "flux-token-refresher-dashboard" })
+			equal(t, objects[i].GetLabels()["grafana_dashboard"], "1")
+			equal(t, objects[i].GetLabels()["team"], "platform")
 		}},
 		"workloadIdentity.tenantID": {"workloadIdentity: {tenantID: tenant.example}", func(t *testing.T, objects []*unstructured.Unstructured) {
 			var account corev1.ServiceAccount
@@ -638,6 +662,8 @@ func TestHelmNames(t *testing.T) {
 events: {enabled: true, keySecret: "123"}
 flux: {notifications: true, namespace: "123"}
 podMonitor: {enabled: true}
+alerts: {enabled: true, runbooks: "1e3"}
+dashboard: {enabled: true}
 priorityClassName: "1e3"
 image: {repository: "12", tag: "30"}
 config:
@@ -650,7 +676,7 @@ config:
 			into, ok := map[string]any{
 				"ServiceAccount": &corev1.ServiceAccount{}, "ConfigMap": &corev1.ConfigMap{}, "Service": &corev1.Service{}, "Deployment": &appsv1.Deployment{},
 				"Role": &rbacv1.Role{}, "RoleBinding": &rbacv1.RoleBinding{}, "NetworkPolicy": &networkingv1.NetworkPolicy{},
-				"PodDisruptionBudget": &policyv1.PodDisruptionBudget{}, "PodMonitor": &monitoringv1.PodMonitor{},
+				"PodDisruptionBudget": &policyv1.PodDisruptionBudget{}, "PodMonitor": &monitoringv1.PodMonitor{}, "PrometheusRule": &monitoringv1.PrometheusRule{},
 			}[object.GetKind()]
 			if ok {
 				convert(t, object, into)
@@ -667,6 +693,31 @@ config:
 		_, _, err := chart.Release{Dir: chartDir, Name: name, Namespace: "a", Values: merged(t, placeholder, "events: {enabled: true}")}.Render()
 		if err == nil || !strings.Contains(err.Error(), "the release's name "+name+": ") {
 			t.Errorf("a Service of the release %s: got %v, want that it is refused", name, err)
+		}
+	}
+}
+
+// TestHelmBuildMetadata: versions may have some, behind a character that a label may not have.
+func TestHelmBuildMetadata(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS(chartDir)); err != nil {
+		t.Fatal(err)
+	}
+	const version = "0.1.0"
+	of := filepath.Join(dir, "Chart.yaml")
+	if err := os.WriteFile(of, bytes.ReplaceAll(read(t, of), []byte(version), []byte(version+"+5")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	objects, _, err := chart.Release{Dir: dir, Name: own.Name, Namespace: own.Namespace, Values: placeholder}.Render()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, object := range objects {
+		for label, value := range object.GetLabels() {
+			if errs := validation.IsValidLabelValue(value); len(errs) > 0 {
+				t.Errorf("%s: the label %s is %s: %v", object.GetKind(), label, value, errs)
+			}
 		}
 	}
 }

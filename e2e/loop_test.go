@@ -32,8 +32,8 @@ type loop struct {
 	sources *sources
 	spans   *otlp.Receiver
 	// leader leads; events come to follower, at the URL events.
-	leader, follower *replica.Replica
-	events           string
+	leader, follower, third *replica.Replica
+	events                  string
 }
 
 // newLoop installs it, with changes to what is installed. The Secret holds the CA of Azure DevOps and no token yet; no replica runs.
@@ -92,7 +92,7 @@ func (l *loop) start(t *testing.T, api string) {
 	l.leader = startReplica(t, l.Installation, "refresher-0", "")
 	awaitLeader(t, l.Installation, func(holder string) bool { return holder == l.leader.Name() })
 	l.follower = startReplica(t, l.Installation, "refresher-1", api)
-	startReplica(t, l.Installation, "refresher-2", "")
+	l.third = startReplica(t, l.Installation, "refresher-2", "")
 	receiving, err := l.follower.Output.Wait(patient(t), func(r process.Record) bool { return r["msg"] == "receiving events" })
 	if err != nil {
 		t.Fatal(err)

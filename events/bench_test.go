@@ -155,10 +155,10 @@ func wantStatus(t testing.TB, w *httptest.ResponseRecorder, want int) {
 	}
 }
 
-// counts are the series of token_refresher.events by "type verdict outcome".
+// counts are the series of token_refresher.events that have counted something, by "sender type verdict outcome".
 func (b *bench) counts(t testing.TB) map[string]int64 {
 	t.Helper()
-	return b.countsBy(t, "type", "verdict", "outcome")
+	return b.countsBy(t, "sender", "type", "verdict", "outcome")
 }
 
 // countsBy gives the values of some labels, with spaces between them.
@@ -180,7 +180,9 @@ func (b *bench) countsBy(t testing.TB, labels ...string) map[string]int64 {
 					v, _ := p.Attributes.Value(attribute.Key(label))
 					values[i] = v.AsString()
 				}
-				counts[strings.Join(values, " ")] += p.Value
+				if p.Value > 0 {
+					counts[strings.Join(values, " ")] += p.Value
+				}
 			}
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
 	"flux-token-refresher/events"
 )
@@ -41,30 +42,30 @@ func TestAnswers(t *testing.T) {
 		outcome string // as the counter has it
 		headers map[string]string
 	}{
-		{"an event of Flux", flux, []with{signed(fluxKey)}, 202, "io.fluxcd.event auth-failure requested", nil},
-		{"a request", cloudEvent(nil), []with{signed(fluxKey)}, 202, "flux-token-refresher.refresh.requested refresh-requested requested", nil},
-		{"an unrelated one", fluxEvent("unrelated", "i/o timeout", now), []with{signed(fluxKey)}, 202, "io.fluxcd.event unrelated ignored", nil},
-		{"another type", cloudEvent(map[string]any{"type": "com.example.other"}), []with{signed(fluxKey)}, 202, "other unrelated ignored", nil},
-		{"of a namespace that the sender may speak of", cloudEvent(nil), []with{bearer(tenantKey)}, 202, "flux-token-refresher.refresh.requested refresh-requested requested", nil},
-		{"of another namespace", cloudEvent(map[string]any{"subject": "prod/repos"}), []with{bearer(tenantKey)}, 202, "flux-token-refresher.refresh.requested unrelated ignored", nil},
-		{"100 events", many(100), []with{signed(fluxKey)}, 202, "flux-token-refresher.refresh.requested refresh-requested requested", nil},
+		{"an event of Flux", flux, []with{signed(fluxKey)}, 202, "flux io.fluxcd.event auth-failure requested", nil},
+		{"a request", cloudEvent(nil), []with{signed(fluxKey)}, 202, "flux flux-token-refresher.refresh.requested refresh-requested requested", nil},
+		{"an unrelated one", fluxEvent("unrelated", "i/o timeout", now), []with{signed(fluxKey)}, 202, "flux io.fluxcd.event unrelated ignored", nil},
+		{"another type", cloudEvent(map[string]any{"type": "com.example.other"}), []with{signed(fluxKey)}, 202, "flux other unrelated ignored", nil},
+		{"of a namespace that the sender may speak of", cloudEvent(nil), []with{bearer(tenantKey)}, 202, "tenant flux-token-refresher.refresh.requested refresh-requested requested", nil},
+		{"of another namespace", cloudEvent(map[string]any{"subject": "prod/repos"}), []with{bearer(tenantKey)}, 202, "tenant flux-token-refresher.refresh.requested unrelated ignored", nil},
+		{"100 events", many(100), []with{signed(fluxKey)}, 202, "flux flux-token-refresher.refresh.requested refresh-requested requested", nil},
 		{"no events", "[]", []with{signed(fluxKey)}, 202, "", nil},
 
-		{"GET", "", []with{method(http.MethodGet), signed(fluxKey)}, 405, "other none method-not-allowed", map[string]string{"Allow": "POST, OPTIONS"}},
-		{"a large body", tooBig, []with{signed(fluxKey)}, 413, "other none too-large", nil},
-		{"101 events", many(101), []with{signed(fluxKey)}, 413, "other none too-large", nil},
-		{"no proof", flux, nil, 401, "other none unauthenticated", map[string]string{"WWW-Authenticate": "Bearer"}},
-		{"text", flux, []with{signed(fluxKey), media("text/plain")}, 415, "other none unsupported-media-type", nil},
-		{"no media type", flux, []with{signed(fluxKey), func(r *http.Request, _ string) { r.Header.Del("Content-Type") }}, 415, "other none unsupported-media-type", nil},
-		{"a broken media type", flux, []with{signed(fluxKey), media("application/json; charset")}, 415, "other none unsupported-media-type", nil},
-		{"latin1", flux, []with{signed(fluxKey), media("application/json; charset=iso-8859-1")}, 415, "other none unsupported-media-type", nil},
-		{"avro", flux, []with{signed(fluxKey), media("application/cloudevents+avro")}, 415, "other none unsupported-media-type", nil},
-		{"gzip", flux, []with{signed(fluxKey), header("Content-Encoding", "gzip")}, 415, "other none unsupported-media-type", nil},
-		{"nothing", "", []with{signed(fluxKey)}, 400, "other none invalid", nil},
-		{"an event of nobody", `{"hello":"world"}`, []with{signed(fluxKey)}, 400, "other none invalid", nil},
-		{"too old", fluxEvent("repos", "", now.Add(-11*time.Minute)), []with{signed(fluxKey)}, 400, "other none stale", nil},
-		{"the router fails", fluxEvent("lost", "", now), []with{signed(fluxKey)}, 503, "other none unavailable", map[string]string{"Retry-After": "3"}},
-		{"the requester fails", fluxEvent("down", "", now), []with{signed(fluxKey)}, 503, "other none unavailable", map[string]string{"Retry-After": "3"}},
+		{"GET", "", []with{method(http.MethodGet), signed(fluxKey)}, 405, "none other none method-not-allowed", map[string]string{"Allow": "POST, OPTIONS"}},
+		{"a large body", tooBig, []with{signed(fluxKey)}, 413, "none other none too-large", nil},
+		{"101 events", many(101), []with{signed(fluxKey)}, 413, "none other none too-large", nil},
+		{"no proof", flux, nil, 401, "none other none unauthenticated", map[string]string{"WWW-Authenticate": "Bearer"}},
+		{"text", flux, []with{signed(fluxKey), media("text/plain")}, 415, "none other none unsupported-media-type", nil},
+		{"no media type", flux, []with{signed(fluxKey), func(r *http.Request, _ string) { r.Header.Del("Content-Type") }}, 415, "none other none unsupported-media-type", nil},
+		{"a broken media type", flux, []with{signed(fluxKey), media("application/json; charset")}, 415, "none other none unsupported-media-type", nil},
+		{"latin1", flux, []with{signed(fluxKey), media("application/json; charset=iso-8859-1")}, 415, "none other none unsupported-media-type", nil},
+		{"avro", flux, []with{signed(fluxKey), media("application/cloudevents+avro")}, 415, "none other none unsupported-media-type", nil},
+		{"gzip", flux, []with{signed(fluxKey), header("Content-Encoding", "gzip")}, 415, "none other none unsupported-media-type", nil},
+		{"nothing", "", []with{signed(fluxKey)}, 400, "none other none invalid", nil},
+		{"an event of nobody", `{"hello":"world"}`, []with{signed(fluxKey)}, 400, "none other none invalid", nil},
+		{"too old", fluxEvent("repos", "", now.Add(-11*time.Minute)), []with{signed(fluxKey)}, 400, "none other none stale", nil},
+		{"the router fails", fluxEvent("lost", "", now), []with{signed(fluxKey)}, 503, "none other none unavailable", map[string]string{"Retry-After": "3"}},
+		{"the requester fails", fluxEvent("down", "", now), []with{signed(fluxKey)}, 503, "none other none unavailable", map[string]string{"Retry-After": "3"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -94,6 +95,28 @@ func TestAnswers(t *testing.T) {
 				t.Errorf("it asked for %v", b.requester.made())
 			}
 		})
+	}
+}
+
+// TestRefusalsAreCountedFromZero: Prometheus's increase() does not see the first one of a series that begins with it.
+func TestRefusalsAreCountedFromZero(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	var all metricdata.ResourceMetrics
+	if err := b.metrics.Collect(t.Context(), &all); err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]int64{}
+	for _, p := range all.ScopeMetrics[0].Metrics[0].Data.(metricdata.Sum[int64]).DataPoints {
+		why, _ := p.Attributes.Value("outcome")
+		got[why.AsString()] = p.Value
+	}
+	want := map[string]int64{
+		"method-not-allowed": 0, "too-many-requests": 0, "too-large": 0, "unauthenticated": 0, "unsupported-media-type": 0, "invalid": 0, "stale": 0,
+		"unavailable": 0,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("-want +got\n%s", diff)
 	}
 }
 

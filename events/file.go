@@ -32,7 +32,7 @@ func Handle(ctx context.Context, c Config, router Router, requester Requester, c
 		return answers, nil
 	}
 	refusal := asRefusal(err)
-	r.instruments.refused(ctx, file, refusal.why)
+	r.instruments.refused(ctx, refusal.why)
 	if refusal.cause != nil { // there is no sender to keep it from
 		return nil, refusal.cause
 	}

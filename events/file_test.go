@@ -110,9 +110,9 @@ func TestHandleMayBeRepeated(t *testing.T) {
 		}
 	}
 	want := map[string]int64{
-		"other none unavailable":                                     1,
-		events.TypeRefreshRequested + " refresh-requested requested": 1,
-		events.TypeRefreshRequested + " refresh-requested coalesced": 1,
+		"none other none unavailable":                                          1,
+		"file " + events.TypeRefreshRequested + " refresh-requested requested": 1,
+		"file " + events.TypeRefreshRequested + " refresh-requested coalesced": 1,
 	}
 	if diff := cmp.Diff(want, b.counts(t)); diff != "" {
 		t.Errorf("counted (-want +got)\n%s", diff)

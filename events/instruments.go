@@ -36,25 +36,28 @@ func newInstruments(tp trace.TracerProvider, mp metric.MeterProvider) (*instrume
 	if err != nil {
 		return nil, err
 	}
-	return &instruments{tracer: tp.Tracer(scope), events: events}, nil
+	i := &instruments{tracer: tp.Tracer(scope), events: events}
+	// A series that begins with its first refusal has never grown, for Prometheus's increase: these begin with 0.
+	for why := range statuses {
+		i.count(context.Background(), 0, "none", "other", "none", string(why))
+	}
+	return i, nil
 }
 
 func (i *instruments) took(ctx context.Context, sender Sender, eventType string, a Answer) {
 	if !understood(eventType) {
 		eventType = "other"
 	}
-	i.count(ctx, sender, eventType, string(a.Verdict), string(a.Outcome))
+	i.count(ctx, 1, sender.Name, eventType, string(a.Verdict), string(a.Outcome))
 }
 
-// refused counts a request, whatever is in it: nobody may make up types. Its sender has no name where nobody proved anything.
-func (i *instruments) refused(ctx context.Context, sender Sender, why refused) {
-	i.count(ctx, sender, "other", none, string(why))
+// refused counts a request, whoever it says it is from and whatever is in it: nobody may make up types.
+func (i *instruments) refused(ctx context.Context, why refused) {
+	i.count(ctx, 1, "none", "other", "none", string(why))
 }
 
-const none = "none"
-
-func (i *instruments) count(ctx context.Context, sender Sender, eventType, verdict, outcome string) {
-	i.events.Add(ctx, 1, metric.WithAttributes(attribute.String("sender", cmp.Or(sender.Name, none)),
+func (i *instruments) count(ctx context.Context, n int64, sender, eventType, verdict, outcome string) {
+	i.events.Add(ctx, n, metric.WithAttributes(attribute.String("sender", sender),
 		attribute.String("type", eventType), attribute.String("verdict", verdict), attribute.String("outcome", outcome)))
 }
 
@@ -223,7 +226,7 @@ func (c *complaints) about(ctx context.Context, address string, sender Sender, r
 	if !due {
 		return
 	}
-	attributes := []any{"outcome", string(r.why), "why", r.text, "address", address, "sender", cmp.Or(sender.Name, none), "unsaid", last.unsaid}
+	attributes := []any{"outcome", string(r.why), "why", r.text, "address", address, "sender", cmp.Or(sender.Name, "none"), "unsaid", last.unsaid}
 	if r.cause != nil {
 		attributes = append(attributes, "error", r.cause)
 	}

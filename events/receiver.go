@@ -50,7 +50,7 @@ func (r *receiver) serve(w http.ResponseWriter, request *http.Request) {
 		return
 	}
 	refusal := asRefusal(err)
-	r.instruments.refused(ctx, sender, refusal.why)
+	r.instruments.refused(ctx, refusal.why)
 	r.complaints.about(ctx, request.RemoteAddr, sender, refusal)
 	refusal.write(w)
 }

@@ -258,7 +258,7 @@ func TestCutOff(t *testing.T) {
 		if err != nil || response.StatusCode != http.StatusTooManyRequests || response.Header.Get("Retry-After") != "1" || !response.Close {
 			t.Errorf("%v, %v", response, err)
 		}
-		if counts := b.counts(t); counts["other none cut-off"] != 1 || len(counts) != 1 {
+		if counts := b.counts(t); counts["none other none cut-off"] != 1 || len(counts) != 1 {
 			t.Errorf("counted %v", counts)
 		}
 	})

@@ -28,6 +28,7 @@ type entry struct {
 
 	finished bool   // for Once
 	said     string // what was said last of a state that lasts
+	failing  bool   // the last try failed
 	insisted string // the hash of the token that the issuer gave again last
 	counts   map[count]int64
 }
@@ -73,6 +74,13 @@ func (e *entry) finish() bool {
 	first := !e.finished
 	e.finished = true
 	return first
+}
+
+// fails notes how the last try went.
+func (e *entry) fails(failing bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.failing = failing
 }
 
 func (e *entry) counted(reason Reason, outcome Outcome) {

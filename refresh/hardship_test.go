@@ -182,14 +182,17 @@ func TestPermanentFailureIsOneMint(t *testing.T) {
 		if got := len(w.source.Mints()); got != 1 {
 			t.Errorf("%d mints for a hundred requests about one identity that is not right, want 1", got)
 		}
-		failed := 0.0
+		failed, failing := 0.0, 0.0
 		for name, n := range w.series(t) {
-			if strings.Contains(name, "refreshes{") && strings.Contains(name, "outcome=Failed") {
+			switch {
+			case strings.Contains(name, "refreshes{") && strings.Contains(name, "outcome=Failed"):
 				failed += n
+			case strings.Contains(name, "refresh.failing{"):
+				failing += n
 			}
 		}
-		if failed != 100 {
-			t.Errorf("%g failures counted for 100 targets", failed)
+		if failed != 100 || failing != 100 {
+			t.Errorf("%g failures counted, and %g failing, for 100 targets", failed, failing)
 		}
 		for _, target := range w.Targets {
 			if got := w.secret(t, target.Name).Annotations[secret.HandledOutcome]; got != "Failed" {

@@ -38,13 +38,22 @@ func newInstruments(mp metric.MeterProvider, tp trace.TracerProvider, entries ma
 		metric.WithDescription("When the token in the Secret ends, in seconds since 1970; 0 when there is none, or the Secret was not seen yet."))
 	next, err4 := meter.Float64ObservableGauge("token_refresher.next_refresh.timestamp", metric.WithUnit("s"),
 		metric.WithDescription("When the token in the Secret is to be refreshed, in seconds since 1970."))
-	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
+	failing, err6 := meter.Int64ObservableGauge("token_refresher.refresh.failing",
+		metric.WithDescription("1 while the last try to refresh the Secret failed, else 0."))
+	if err := errors.Join(err1, err2, err3, err4, err5, err6); err != nil {
 		return nil, err
 	}
 	observer, err := meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		for _, e := range entries {
-			e.report(func(labels attribute.Set, observed Observed) {
+			e.report(func(labels attribute.Set, observed Observed, fails bool) {
 				with := metric.WithAttributeSet(labels)
+				// A failure is a level here, which stands at the first one and through a change of leader: a counter that is new with each term, and
+				// begins with its first failure, tells increase() of neither.
+				level := int64(0)
+				if fails {
+					level = 1
+				}
+				o.ObserveInt64(failing, level, with)
 				// A target without a token has one that ended long ago, so that nobody has to watch for a missing series.
 				ends := 0.0
 				if at := observed.ExpiresAt; !at.IsZero() {
@@ -59,7 +68,7 @@ func newInstruments(mp metric.MeterProvider, tp trace.TracerProvider, entries ma
 			})
 		}
 		return nil
-	}, refreshes, expiry, next)
+	}, refreshes, expiry, next, failing)
 	if err != nil {
 		return nil, err
 	}
@@ -68,12 +77,12 @@ func newInstruments(mp metric.MeterProvider, tp trace.TracerProvider, entries ma
 
 func (i *instruments) close() { _ = i.observer.Unregister() }
 
-func (e *entry) report(state func(attribute.Set, Observed), counter func(attribute.Set, int64)) {
+func (e *entry) report(state func(_ attribute.Set, _ Observed, failing bool), counter func(attribute.Set, int64)) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	namespace := attribute.String("namespace", e.target.Name.Namespace)
 	secret := attribute.String("secret", e.target.Name.Name)
-	state(attribute.NewSet(namespace, secret), e.observed)
+	state(attribute.NewSet(namespace, secret), e.observed, e.failing)
 	for c, n := range e.counts {
 		counter(attribute.NewSet(namespace, secret, attribute.String("reason", string(c.reason)), attribute.String("outcome", string(c.outcome))), n)
 	}

@@ -11,6 +11,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"flux-token-refresher/refresh"
 	"flux-token-refresher/refresh/refreshtest"
 	"flux-token-refresher/refresh/secret"
@@ -85,10 +87,17 @@ func TestFailedRefreshLeavesTheTokenAndRetries(t *testing.T) {
 		if told := w.recorder.Events(); len(told) != 1 || told[0].Reason != "RefreshFailed" || told[0].Note != "503: Entra does not answer" {
 			t.Errorf("events %v, want one RefreshFailed", told)
 		}
+		const failing = "token_refresher.refresh.failing{namespace=flux-system,secret=flux-system}"
+		if got := w.series(t)[failing]; got != 1 {
+			t.Errorf("failing is %v while every try fails", got)
+		}
 		w.fail(nil)
 		time.Sleep(5 * time.Minute)
 		if got := string(w.secret(t, target.Name).Data["bearerToken"]); got == "current" {
 			t.Error("no refresh after Entra came back")
+		}
+		if got := w.series(t)[failing]; got != 0 {
+			t.Errorf("failing is %v after Entra came back", got)
 		}
 	})
 }
@@ -109,6 +118,17 @@ func TestRequestAfterAPermanentErrorEnds(t *testing.T) {
 		if got := w.secret(t, target.Name).Annotations; got[secret.HandledRequest] != refresh.Hash("1") || got[secret.HandledOutcome] != "Failed" {
 			t.Errorf("annotations %v, want the request handled as Failed", got)
 		}
+		// No other try is due, and the next one will fail as this one did.
+		const failing = "token_refresher.refresh.failing{namespace=flux-system,secret=flux-system}"
+		if got := w.series(t)[failing]; got != 1 {
+			t.Errorf("failing is %v after the only try failed", got)
+		}
+		w.edit(t, target.Name, func(s *corev1.Secret) { s.Annotations[secret.Suspend] = "true" })
+		synctest.Wait()
+		if got := w.series(t)[failing]; got != 0 {
+			t.Errorf("failing is %v while it is suspended", got)
+		}
+		w.edit(t, target.Name, func(s *corev1.Secret) { delete(s.Annotations, secret.Suspend) })
 		w.fail(func(refresh.MintKey) error { return refreshtest.Unavailable() })
 		time.Sleep(2 * time.Minute)
 		w.request(t, target.Name, "2")

@@ -75,6 +75,7 @@ func (t *term) act(ctx context.Context, e *entry, o Observed, d Decision) {
 			return
 		}
 		log.WarnContext(ctx, sentences[outcome], "error", err, "expires_at", o.ExpiresAt)
+		e.fails(true)
 		t.tellFailure(e, o, known(err))
 		t.end(e, err)
 	case Conflicted:
@@ -234,6 +235,7 @@ func (t *term) failedToo(ctx context.Context, e *entry, d Decision, failure *Err
 		return
 	}
 	e.counted(d.Reason, Failed)
+	e.fails(true)
 	if t.tellFailure(e, o, failure) {
 		t.log(e, d).WarnContext(ctx, sentences[Failed], "error", failure, "expires_at", o.ExpiresAt)
 	}
@@ -277,6 +279,7 @@ func (t *term) pace(ctx context.Context, e *entry, o Observed, err error) {
 func (t *term) succeeded(e *entry, o Observed, d Decision, outcome Outcome) {
 	e.says("")
 	if d.Action != Supersede && d.Action != Fail {
+		e.fails(false)
 		t.end(e, nil)
 	}
 	// A mint for what any token settles cannot come twice: from then on a token is held.
@@ -323,6 +326,7 @@ func (t *term) wait(ctx context.Context, e *entry, o Observed, d Decision) {
 		}
 	}
 	if d.Reason == Suspended {
+		e.fails(false) // nobody tries
 		t.end(e, nil)
 	} else {
 		t.end(e, errors.New(d.Why))

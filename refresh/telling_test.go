@@ -74,6 +74,7 @@ func TestMetricsGoWithTheTerm(t *testing.T) {
 			"token_refresher.token.expiry.timestamp{namespace=flux-system,secret=flux-system}":                           start + 3600,
 			"token_refresher.next_refresh.timestamp{namespace=flux-system,secret=flux-system}":                           start + 2700,
 			"token_refresher.refresh.duration{outcome=Refreshed,reason=SecretMissing}":                                   1,
+			"token_refresher.refresh.failing{namespace=flux-system,secret=flux-system}":                                  0,
 		}
 		if diff := cmp.Diff(want, w.series(t)); diff != "" {
 			t.Errorf("-want +got:\n%s", diff)

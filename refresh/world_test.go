@@ -120,6 +120,10 @@ func (w *world) series(t *testing.T) map[string]float64 {
 				for _, p := range data.DataPoints {
 					all[m.Name+label(p.Attributes)] = float64(p.Value)
 				}
+			case metricdata.Gauge[int64]:
+				for _, p := range data.DataPoints {
+					all[m.Name+label(p.Attributes)] = float64(p.Value)
+				}
 			case metricdata.Gauge[float64]:
 				for _, p := range data.DataPoints {
 					all[m.Name+label(p.Attributes)] = p.Value

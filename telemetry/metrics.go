@@ -3,12 +3,12 @@
 package telemetry
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net/http"
 	"runtime"
-	"runtime/debug"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -62,19 +62,11 @@ type scrapeErrors struct{ problems *problems }
 func (s scrapeErrors) Println(v ...any) { s.problems.Handle(errors.New(fmt.Sprint(v...))) }
 
 // recordBuild is token_refresher_build_info, always 1.
-func recordBuild(meters metric.MeterProvider, serviceVersion string) error {
-	revision := "unknown"
-	if info, ok := debug.ReadBuildInfo(); ok {
-		for _, s := range info.Settings {
-			if s.Key == "vcs.revision" {
-				revision = s.Value
-			}
-		}
-	}
+func recordBuild(meters metric.MeterProvider, cfg Config) error {
 	labels := metric.WithAttributeSet(attribute.NewSet(
-		attribute.String("version", version(serviceVersion)),
+		attribute.String("version", version(cfg.ServiceVersion)),
 		attribute.String("goversion", runtime.Version()),
-		attribute.String("revision", revision),
+		attribute.String("revision", cmp.Or(cfg.Revision, "unknown")),
 	))
 	_, err := meters.Meter("flux-token-refresher/telemetry").Int64ObservableGauge("token_refresher.build_info",
 		metric.WithDescription("The build that is running; always 1."),

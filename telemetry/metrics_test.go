@@ -58,7 +58,7 @@ func measure(t *testing.T, tel *telemetry.Telemetry) {
 }
 
 func TestNamesAndLabels(t *testing.T) {
-	tel, _ := start(t, telemetry.Config{ServiceVersion: "1.2.3"})
+	tel, _ := start(t, telemetry.Config{ServiceVersion: "1.2.3", Revision: "0a1b2c"})
 	measure(t, tel)
 	// What a scraper that takes UTF-8 names asks for must not bring dots into them.
 	for _, accept := range []string{"", "text/plain;version=1.0.0;escaping=allow-utf-8"} {
@@ -68,7 +68,7 @@ func TestNamesAndLabels(t *testing.T) {
 			`token_refresher_refresh_duration_seconds_bucket{le="1"} 1`,
 			`token_refresher_refresh_duration_seconds_count 1`,
 			`token_refresher_token_expiry_timestamp_seconds{namespace="flux-system",secret="repos"} 1.5e+09`,
-			fmt.Sprintf(`token_refresher_build_info{goversion="%s",revision="unknown",version="1.2.3"} 1`, runtime.Version()),
+			fmt.Sprintf(`token_refresher_build_info{goversion="%s",revision="0a1b2c",version="1.2.3"} 1`, runtime.Version()),
 			`service_name="flux-token-refresher"`,
 			`go_goroutines `,
 			`process_resident_memory_bytes `,

@@ -20,6 +20,7 @@ func newResource(ctx context.Context, cfg Config) *resource.Resource {
 	own := []attribute.KeyValue{semconv.ServiceName("flux-token-refresher"), semconv.ServiceVersion(version(cfg.ServiceVersion))}
 	if cfg.PodName != "" {
 		own = append(own,
+			semconv.ServiceNamespace(cfg.PodNamespace), // with the name, a Prometheus that is fed over OTLP makes the label job of it
 			semconv.ServiceInstanceID(cfg.PodNamespace+"."+cfg.PodName),
 			semconv.K8SNamespaceName(cfg.PodNamespace),
 			semconv.K8SPodName(cfg.PodName))

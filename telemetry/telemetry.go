@@ -39,6 +39,8 @@ import (
 type Config struct {
 	// ServiceVersion is the version of the program; empty: that of the build's main module.
 	ServiceVersion string
+	// Revision is that of its sources; empty: unknown.
+	Revision string
 	// PodNamespace and PodName name this replica (downward API); empty outside of a pod.
 	PodNamespace, PodName string
 
@@ -117,7 +119,7 @@ func Start(ctx context.Context, cfg Config) (*Telemetry, error) {
 		// What libraries and exporters say stays in the process's own log: that an export fails must not become the next export.
 		t.logger = alsoTo(provider, logger, cfg.LogLevel)
 	}
-	if err := recordBuild(meters, cfg.ServiceVersion); err != nil {
+	if err := recordBuild(meters, cfg); err != nil {
 		return nil, errors.Join(err, t.Shutdown(ctx))
 	}
 	logger.Debug("OpenTelemetry is set up", "spanExporters", len(spans), "metricReaders", len(readers), "logExporters", len(logs))

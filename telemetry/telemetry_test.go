@@ -184,6 +184,7 @@ func TestAnEndpointIsEnough(t *testing.T) {
 	}
 	for key, want := range map[string]string{
 		"service.name":            "flux-token-refresher",
+		"service.namespace":       "flux-system",
 		"service.version":         "from-environment",
 		"service.instance.id":     "flux-system.refresher-0",
 		"k8s.namespace.name":      "flux-system",

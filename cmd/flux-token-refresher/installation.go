@@ -64,7 +64,8 @@ func (f *flags) install(ctx context.Context, stderr io.Writer) (*installation, e
 		return nil, fmt.Errorf("refresh.verifyHosts: %w", err)
 	}
 	tel, err := telemetry.Start(ctx, telemetry.Config{
-		ServiceVersion: versionOf().Version, PodNamespace: os.Getenv("POD_NAMESPACE"), PodName: cfg.PodName,
+		ServiceVersion: versionOf().Version, Revision: versionOf().Revision,
+		PodNamespace: os.Getenv("POD_NAMESPACE"), PodName: cfg.PodName,
 		LogWriter: stderr, LogFormat: format, LogLevel: level,
 	})
 	if err != nil {

@@ -299,7 +299,16 @@ if $dry_run; then
 	echo 'nothing was changed; a dash stands for what is known only then' >&2
 	exit
 fi
-cat >&2 <<EOF
+if [[ $service_account != flux-token-refresher ]]; then
+	cat >&2 <<EOF
+
+Give it to the ServiceAccount:
+  kubectl -n $namespace annotate --overwrite serviceaccount $service_account azure.workload.identity/client-id=$client_id azure.workload.identity/tenant-id=$tenant_id
+Pods that run as it have to start anew. Where it is the serviceAccount of an identity in the configuration, none do.
+
+EOF
+else
+	cat >&2 <<EOF
 
 Give it to the ServiceAccount, and have the pods start anew:
   kubectl -n $namespace annotate --overwrite serviceaccount $service_account azure.workload.identity/client-id=$client_id
@@ -308,5 +317,6 @@ or, with the Helm chart, which does both, in the release $service_account:
   helm upgrade $service_account deploy/helm/flux-token-refresher --namespace $namespace --reset-then-reuse-values --set workloadIdentity.clientID=$client_id
 
 EOF
+fi
 echo "AZURE_CLIENT_ID=$client_id"
 echo "AZURE_TENANT_ID=$tenant_id"

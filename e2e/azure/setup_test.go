@@ -173,6 +173,29 @@ func TestSetup(t *testing.T) {
 	}
 }
 
+// TestSetupOtherAccount: another ServiceAccount is most often a team's, which no Deployment of ours runs as, and which takes nothing from the
+// environment of the pods.
+func TestSetupOtherAccount(t *testing.T) {
+	t.Parallel()
+	a := newAzure(t)
+	w := a.world(t)
+	for i := range w.Exchanges {
+		w.Exchanges[i].Call = strings.ReplaceAll(w.Exchanges[i].Call, ":flux-system:flux-token-refresher", ":team-a:repos")
+	}
+	a.set(t, w)
+	_, stderr := a.succeed(t, append(slices.Clone(arguments), "--issuer", issuer, "--namespace", "team-a", "--service-account", "repos")...)
+	next := "kubectl -n team-a annotate --overwrite serviceaccount repos azure.workload.identity/client-id=a9a6a563-c4c6-42cd-8bd6-90259e8f99f4" +
+		" azure.workload.identity/tenant-id=5e46c442-89f0-4452-b132-3336eaeec3fc\n"
+	if !strings.Contains(stderr, next) {
+		t.Errorf("it does not say: %s\n%s", next, stderr)
+	}
+	for _, other := range []string{"rollout", "helm"} {
+		if strings.Contains(stderr, other) {
+			t.Errorf("it speaks of %s:\n%s", other, stderr)
+		}
+	}
+}
+
 // TestSetupReadOnly: without a repository nothing grants more than to read.
 func TestSetupReadOnly(t *testing.T) {
 	t.Parallel()

@@ -31,7 +31,7 @@ Until Ctrl-C (process ids: %[2]s).
   kubectl -n flux-system patch gitrepository apps --type=merge \
       -p '{"spec":{"url":"%[4]s"}}'
                                                             # not there: an event, and StillValid on the Secret
-  curl -s http://%[5]s/metrics | grep ^token_refresher_events
+  curl -s http://%[5]s/metrics | grep '^token_refresher_events.* [^0]'
 `
 
 func (d *demo) keep(ctx context.Context, dir string) error {

@@ -42,7 +42,8 @@ const (
 	devopsHost = "dev.azure.com"
 
 	repository = "localhost/flux-token-refresher"
-	version    = "v0.0.0-node"
+	version    = "0.0.0-node"
+	revision   = "of-the-test"
 	imageName  = repository + ":" + version
 )
 
@@ -73,8 +74,13 @@ func prepare(ctx context.Context) error {
 	return toolchain.DownloadModules(ctx)
 }
 
+// startTimeout is generous: the image takes five minutes where Go has to compile all of it.
+const startTimeout = 20 * time.Minute
+
 // start gives a world whose Flux is ready. The caller must close it.
 func start(ctx context.Context, dir string) (w *world, err error) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
 	w = &world{dir: dir}
 	defer func() {
 		if err != nil {
@@ -170,7 +176,7 @@ func (w *world) buildImages(ctx context.Context) (*image.Builder, error) {
 		}
 		images[controller.Name+".tar"] = name
 	}
-	if err := b.Product(ctx, imageName, map[string]string{"VERSION": version, "REVISION": "of-the-test"}); err != nil {
+	if err := b.Product(ctx, imageName, map[string]string{"VERSION": version, "REVISION": revision}); err != nil {
 		return nil, err
 	}
 	for archive, name := range images {

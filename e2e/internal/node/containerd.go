@@ -50,7 +50,7 @@ func (n *Node) startContainerd(ctx context.Context) error {
 		return err
 	}
 	// Neither erofs nor NRI is needed, and they want what a machine may not have. The score of a process that may be killed first
-	// cannot be lowered without a capability.
+	// cannot be lowered without a capability. A profile of AppArmor would be loaded into the machine's kernel, and stay there.
 	config, err := n.write("containerd.toml", fmt.Sprintf(`version = 3
 root = %[1]q
 state = %[2]q
@@ -66,6 +66,7 @@ disabled_plugins = [
 
 [plugins."io.containerd.cri.v1.runtime"]
   restrict_oom_score_adj = true
+  disable_apparmor = true
   [plugins."io.containerd.cri.v1.runtime".cni]
     bin_dirs = [%[5]q]
     conf_dir = %[6]q

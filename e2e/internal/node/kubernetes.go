@@ -49,10 +49,11 @@ func (n *Node) startDNS() error {
 	return n.run(toolchain.CoreDNS, "-conf="+corefile)
 }
 
-// startProxy starts kube-proxy, which leaves alone what belongs to the machine: the table of connections.
+// startProxy starts kube-proxy, which leaves alone what belongs to the machine: the table of connections. What a Pod sends to a Service gets
+// the node's address, so that the answer comes back over the node also from a Pod on the same bridge: see connect.
 func (n *Node) startProxy() error {
 	return n.run(toolchain.KubeProxy,
-		"--kubeconfig="+n.Kubeconfig, "--hostname-override="+Name, "--proxy-mode=iptables", "--cluster-cidr="+subnet,
+		"--kubeconfig="+n.Kubeconfig, "--hostname-override="+Name, "--proxy-mode=iptables", "--cluster-cidr="+subnet, "--masquerade-all",
 		"--bind-address="+Address, "--healthz-bind-address=127.0.0.1", "--metrics-bind-address=127.0.0.1", "--oom-score-adj=0",
 		"--conntrack-max-per-core=0", "--conntrack-tcp-timeout-established=0", "--conntrack-tcp-timeout-close-wait=0",
 	)

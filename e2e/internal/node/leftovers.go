@@ -6,23 +6,32 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"net"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
+)
+
+// Where the machine's control groups are. The two files are those of version 2: the controllers that there are, and those of the groups
+// below the root.
+const (
+	cgroups     = "/sys/fs/cgroup"
+	controllers = cgroups + "/cgroup.controllers"
+	enabled     = cgroups + "/cgroup.subtree_control"
 )
 
 // hierarchies are the roots of the machine's control groups: one for each controller under version 1, or the one of version 2.
 func hierarchies() ([]string, error) {
-	const root = "/sys/fs/cgroup"
-	if _, err := os.Stat(filepath.Join(root, "cgroup.controllers")); err == nil {
-		return []string{root}, nil
+	if _, err := os.Stat(controllers); err == nil {
+		return []string{cgroups}, nil
 	}
-	found, err := filepath.Glob(filepath.Join(root, "*", "cgroup.procs"))
+	found, err := filepath.Glob(filepath.Join(cgroups, "*", "cgroup.procs"))
 	if err == nil && len(found) == 0 {
-		err = errors.New("there are no control groups in " + root)
+		err = errors.New("there are no control groups in " + cgroups)
 	}
 	for i := range found {
 		found[i] = filepath.Dir(found[i])
@@ -30,8 +39,29 @@ func hierarchies() ([]string, error) {
 	return found, err
 }
 
-// makeCgroups makes the group of that name in which the kubelet puts its Pods.
+// words are those of a file of version 2; none under version 1.
+func words(file string) ([]string, error) {
+	content, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return strings.Fields(string(content)), err
+}
+
+// makeCgroups makes the group of that name in which the kubelet puts its Pods. Under version 2 it asks for all of these controllers there that
+// the machine has (kubelet 1.37, pkg/kubelet/cm/cgroup_v2_manager_linux.go, Validate).
 func makeCgroups(name string) error {
+	there, err := words(controllers)
+	if err != nil {
+		return err
+	}
+	for _, one := range []string{"cpu", "cpuset", "hugetlb", "memory", "pids"} {
+		if slices.Contains(there, one) {
+			if err := os.WriteFile(enabled, []byte("+"+one), 0o644); err != nil {
+				return err
+			}
+		}
+	}
 	roots, err := hierarchies()
 	if err != nil {
 		return err
@@ -67,6 +97,22 @@ func removeCgroups(name string) error {
 	return errors.Join(errs...)
 }
 
+// disable takes back the controllers that were not enabled before: what is made above, the kubelet and runc enable them. One that somebody
+// else has taken up meanwhile stays.
+func disable(before []string) error {
+	now, err := words(enabled)
+	errs := []error{err}
+	for _, one := range now {
+		if slices.Contains(before, one) {
+			continue
+		}
+		if err := os.WriteFile(enabled, []byte("-"+one), 0o644); !errors.Is(err, syscall.EBUSY) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // tunables are those of the machine that the kubelet wants, and sets where they differ (kubelet 1.37,
 // pkg/kubelet/cm/container_manager_linux.go, setupKernelTunables): it gets to see these values instead.
 var tunables = map[string]string{
@@ -76,14 +122,19 @@ var tunables = map[string]string{
 
 // machine is what of it a node could change.
 type machine struct {
-	interfaces map[string]bool
-	paths      map[string]bool
-	settings   map[string]string
+	interfaces  map[string]bool
+	paths       map[string]bool
+	settings    map[string]string
+	controllers []string // that are enabled, under version 2 of control groups
 }
 
 // look tells how the machine is.
 func look() (machine, error) {
 	m := machine{interfaces: map[string]bool{}, paths: map[string]bool{}, settings: map[string]string{}}
+	var err error
+	if m.controllers, err = words(enabled); err != nil {
+		return m, err
+	}
 	interfaces, err := net.Interfaces()
 	if err != nil {
 		return m, err
@@ -93,8 +144,9 @@ func look() (machine, error) {
 	}
 	// Where the programs would write if nothing covered it.
 	for _, pattern := range []string{
-		"/etc/cni", "/opt/cni", "/etc/kubernetes", "/usr/libexec/kubernetes", "/run/netns/*", "/run/containerd*", "/run/xtables.lock",
-		"/var/lib/cni", "/var/lib/containers", "/var/lib/containerd", "/var/lib/kubelet", "/var/log/pods", "/var/log/containers",
+		"/etc/cni", "/etc/containerd", "/etc/containers", "/etc/kubernetes", "/opt/cni", "/opt/containerd", "/usr/libexec/kubernetes",
+		"/run/containers", "/run/netns/*", "/run/containerd*", "/run/xtables.lock", "/var/cache/containers", "/var/lib/cni",
+		"/var/lib/containers", "/var/lib/containerd", "/var/lib/kubelet", "/var/log/pods", "/var/log/containers",
 	} {
 		found, err := filepath.Glob(pattern)
 		if err != nil {

@@ -105,11 +105,10 @@ func runInit() (code int, err error) {
 	}
 }
 
-// mounts cuts this process's mounts off from the machine's, and covers what a node's programs write to wherever their own
-// folders are.
+// mounts cuts this process's mounts off from the machine's, and covers what programs write to wherever their own folders are.
 func mounts(dir string) error {
-	mount := func(source, target, kind string, flags uintptr) error {
-		if err := unix.Mount(source, target, kind, flags, ""); err != nil {
+	mount := func(source, target, kind string, flags uintptr, options ...string) error {
+		if err := unix.Mount(source, target, kind, flags, strings.Join(options, ",")); err != nil {
 			return fmt.Errorf("mount %s: %w", target, err)
 		}
 		return nil
@@ -126,12 +125,23 @@ func mounts(dir string) error {
 	if err := mount("tmpfs", "/run", "tmpfs", 0); err != nil {
 		return err
 	}
-	for _, target := range []string{"/var/lib", "/var/log"} {
+	for _, target := range []string{"/var/lib", "/var/log"} { // nothing of the machine's
 		folder := filepath.Join(dir, strings.ReplaceAll(strings.TrimPrefix(target, "/"), "/", "-"))
 		if err := os.Mkdir(folder, 0o755); err != nil {
 			return err
 		}
 		if err := mount(folder, target, "", unix.MS_BIND); err != nil {
+			return err
+		}
+	}
+	// buildah and containerd make folders there, whatever they are told.
+	for _, target := range []string{"/etc", "/opt", "/var/cache"} {
+		layers := filepath.Join(dir, strings.ReplaceAll(strings.TrimPrefix(target, "/"), "/", "-"))
+		upper, work := filepath.Join(layers, "upper"), filepath.Join(layers, "work")
+		if err := errors.Join(os.MkdirAll(upper, 0o755), os.Mkdir(work, 0o755)); err != nil {
+			return err
+		}
+		if err := mount("overlay", target, "overlay", 0, "lowerdir="+target, "upperdir="+upper, "workdir="+work); err != nil {
 			return err
 		}
 	}

@@ -4,7 +4,10 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"os/exec"
 	"strings"
 )
@@ -17,7 +20,8 @@ const (
 )
 
 // connect makes the bridge. The default route goes nowhere: programs choose their address by it. The bridge has a hardware address of its
-// own, or it would have the lowest of its Pods', and lose what those that stay send to the one that has gone, for up to a minute.
+// own, or it would have the lowest of its Pods', and lose what those that stay send to the one that has gone, for up to a minute. Frames
+// between two Pods do not pass iptables, whether the machine has br_netfilter or not: with it, less could fail.
 func connect(ctx context.Context) error {
 	steps := []string{
 		"link set lo up",
@@ -33,5 +37,9 @@ func connect(ctx context.Context) error {
 			return fmt.Errorf("ip %s: %w: %s", step, err, out)
 		}
 	}
-	return nil
+	err := os.WriteFile("/proc/sys/net/bridge/bridge-nf-call-iptables", []byte("0"), 0o644) // of this network alone
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }

@@ -26,8 +26,9 @@ const (
 
 // Run runs a function in a network, a process tree and mounts of its own, with a folder to work in, and gives the program's exit
 // code. There the program has its own arguments, environment and output, and whatever is on this machine, but a /run, /var/lib and /var/log and
-// a folder for temporary files that are its own. Before that, prepare runs outside, where the network is. Afterwards nothing is left; where something is,
-// that is said, and the code is 1. SIGINT and SIGTERM reach the function.
+// a folder for temporary files that are its own; what it changes in /etc, /opt and /var/cache nobody else sees. Before that, prepare runs
+// outside, where the network is. Afterwards nothing is left; where something is, that is said, and the code is 1. SIGINT, SIGTERM and SIGHUP reach
+// the function as SIGTERM.
 func Run(prepare func(context.Context) error, inside func(dir string) int) int {
 	var code int
 	var err error
@@ -51,7 +52,8 @@ func PID() string { return os.Getenv(pidEnv) }
 
 // outside makes what Run needs on this machine, and takes it away.
 func outside(prepare func(context.Context) error) (code int, err error) {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// Also when its terminal is closed something has to be given back.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
 	if err := Check(); err != nil {
 		return 1, err
@@ -70,7 +72,7 @@ func outside(prepare func(context.Context) error) (code int, err error) {
 	name := filepath.Base(dir)
 	var namespaces []string
 	defer func() {
-		err = errors.Join(err, removeCgroups(name), os.RemoveAll(dir), before.left(name, namespaces))
+		err = errors.Join(err, removeCgroups(name), disable(before.controllers), os.RemoveAll(dir), before.left(name, namespaces))
 	}()
 	if err := makeCgroups(name); err != nil {
 		return 1, err
