@@ -112,7 +112,7 @@ func TestRefusalsAreCountedFromZero(t *testing.T) {
 		got[why.AsString()] = p.Value
 	}
 	want := map[string]int64{
-		"method-not-allowed": 0, "too-many-requests": 0, "too-large": 0, "unauthenticated": 0, "unsupported-media-type": 0, "invalid": 0, "stale": 0,
+		"method-not-allowed": 0, "too-many-requests": 0, "too-large": 0, "unauthenticated": 0, "unsupported-media-type": 0, "invalid": 0, "cut-off": 0, "incomplete": 0, "stale": 0,
 		"unavailable": 0,
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
