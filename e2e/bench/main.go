@@ -35,13 +35,13 @@ const (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
 	var err error
 	if len(os.Args) == 3 && os.Args[1] == "bare" {
 		err = bare(ctx, os.Stderr, os.Args[2])
 	} else {
 		err = run(ctx, os.Stdout)
 	}
+	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)

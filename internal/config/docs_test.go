@@ -37,7 +37,7 @@ func TestDocumentedFilesLoad(t *testing.T) {
 			case strings.HasPrefix(content, "# config.yaml\n"):
 				block = smallest + strings.TrimPrefix(block, strings.Repeat("\n", strings.Count(smallest, "\n")))
 				parts++
-			case strings.Contains(content, "kind: "), strings.HasPrefix(content, "# values.yaml\n"):
+			case strings.Contains(content, "kind: "), strings.HasPrefix(content, "# values.yaml\n"), strings.HasPrefix(content, "# kustomization.yaml\n"):
 				continue
 			default:
 				t.Errorf("%s:%d: what is it? Write a whole file, or begin a part of one with # config.yaml", page, line+1)
