@@ -132,10 +132,15 @@ func TestHelm(t *testing.T) { deployed(t, &helm{world: shared}) }
 func deployed(t *testing.T, by way) {
 	began := time.Now()
 	shared.Entra.Change(func(c *azuretest.Config) { c.MinLifetime, c.MaxLifetime = 0, 0 })
+	logs, err := shared.logs(context.WithoutCancel(t.Context()))
+	if err != nil {
+		t.Fatal(err)
+	}
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), patience)
 		defer cancel()
-		if t.Failed() {
+		if written := logs.stop(); t.Failed() {
+			t.Log(written)
 			explain(ctx, t)
 		}
 		if err := shared.GitRepositories(namespace).DeleteCollection(ctx, metav1.DeleteOptions{}, metav1.ListOptions{}); err != nil {
