@@ -6,6 +6,7 @@ package events
 // data_base64 that is not a string, refuses one with white space before it, and stops at an empty key without an error.
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -53,7 +54,7 @@ func decode(header http.Header, body []byte, flux Decoder) (events []event.Event
 		return nil, false, refuse(unsupported, "the media type must be "+mediaJSON+", "+mediaStructured+" or "+mediaBatch)
 	}
 	var members []json.RawMessage
-	if json.Unmarshal(body, &members) == nil && members != nil {
+	if bytes.HasPrefix(bytes.TrimLeft(body, " \t\r\n"), []byte("[")) && json.Unmarshal(body, &members) == nil {
 		if media == mediaStructured {
 			return nil, false, refuse(invalid, "an array is a batch: its media type is "+mediaBatch)
 		}

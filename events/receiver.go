@@ -131,6 +131,9 @@ func (r *receiver) take(ctx context.Context, sender Sender, events []event.Event
 
 // each calls do with 0 to n-1, several at once, and gives one of the errors.
 func each(n int, do func(int) error) error {
+	if n == 1 {
+		return do(0)
+	}
 	var all errgroup.Group
 	all.SetLimit(maxParallel)
 	for i := range n {
