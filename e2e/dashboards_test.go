@@ -61,7 +61,8 @@ func TestDashboard(t *testing.T) {
 	}
 	start := time.Now()
 	l.start(t, "")
-	scrape(t, p, l.leader, l.follower, l.third)
+	pods := []*replica.Replica{l.leader, l.follower, l.third}
+	scrape(t, p, pods...)
 	l.sources.notify(t, l.events)
 	awaitSecret(t, l.Installation, credential, sound(l.Installation))
 	l.read(t, "source")
@@ -69,7 +70,16 @@ func TestDashboard(t *testing.T) {
 	// Azure DevOps refuses a token, and Flux says so.
 	token, _ := l.event(t)
 	awaitSecret(t, l.Installation, credential, l.renewed(token))
-	// A stranger, and an event that is none of ours.
+	// A stranger, and an event that is none of ours: once it was seen that there was none before.
+	for name, view := range views {
+		const none = `token_refresher_events_total{verdict="none",outcome="unauthenticated",job="%s"} == 0`
+		if err := wait.PollUntilContextCancel(patient(t), 100*time.Millisecond, true, func(ctx context.Context) (bool, error) {
+			found, err := p.Query(ctx, fmt.Sprintf(none, view.Job))
+			return len(found) == len(pods), err
+		}); err != nil {
+			t.Fatalf("%s: the refusals that there were not: %v", name, err)
+		}
+	}
 	body := []byte(`{"involvedObject":{"kind":"GitRepository","namespace":"` + namespace + `","name":"source"},"severity":"info","timestamp":"` +
 		time.Now().UTC().Format(time.RFC3339) + `","message":"stored artifact","reason":"NewArtifact"}`)
 	for key, status := range map[string]int{l.sources.key: http.StatusAccepted, "a stranger's": http.StatusUnauthorized} {

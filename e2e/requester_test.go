@@ -53,6 +53,10 @@ func TestRequester(t *testing.T) {
 			secret.Request:        "open",
 			secret.RequestContext: `{"request":"open","about":"` + refresh.Hash("another") + `"}`,
 		}, "token", ask("1"), written},
+		"a token is wanted, while a complaint is open": {map[string]string{
+			secret.Request:        "open",
+			secret.RequestContext: `{"request":"open","about":"` + refresh.Hash("token") + `"}`,
+		}, "token", demand, written},
 		"hands off":         {map[string]string{secret.Suspend: "true"}, "token", ask("1"), coalesced},
 		"a token is wanted": {map[string]string{}, "token", demand, written},
 	} {

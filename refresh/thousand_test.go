@@ -80,6 +80,7 @@ func TestOneMintManySecrets(t *testing.T) {
 			time.Sleep(time.Second)
 		}
 		took := time.Since(began)
+		synctest.Wait()
 		if got := len(w.source.Mints()); got != 1 {
 			t.Fatalf("%d mints for %d Secrets of one identity, want 1", got, thousand)
 		}

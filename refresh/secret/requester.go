@@ -72,7 +72,7 @@ func (r *Requester) Request(ctx context.Context, target refresh.Target, ask Ask)
 			return Answer{}, nil
 		case ask.Time.Truncate(time.Second).Before(observed.RefreshedAt):
 			return Answer{Overtaken: true}, nil
-		case open.Open() && (open.About == about || open.About == ""):
+		case open.Open() && (open.About == about && !ask.Demand || open.About == ""):
 			return Answer{OpenTrace: open.TraceParent}, nil
 		}
 		if ask.Demand {
