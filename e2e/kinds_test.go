@@ -57,9 +57,11 @@ func newDynamic(t *testing.T) dynamic.Interface {
 	return client
 }
 
-// installSources makes the kinds known to the shared control plane, where nobody did.
+// installSources makes the kinds known to the shared control plane, where nobody did. Flux's own come first: where its definitions take the place
+// of others, kube-apiserver ends watches of them, and for a moment serves none.
 func installSources(ctx context.Context, t *testing.T) {
 	t.Helper()
+	fluxOf(t)
 	definitions := newDynamic(t).Resource(schema.GroupVersionResource{
 		Group: "apiextensions.k8s.io", Version: "v1", Resource: "customresourcedefinitions",
 	})
