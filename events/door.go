@@ -64,10 +64,10 @@ func (r *receiver) read(w http.ResponseWriter, request *http.Request, vouched bo
 		return nil, errTooLarge
 	}
 	switch {
+	case cut: // even if it was whole: net/http ends what is done for a connection that cannot be read from any more
+		return nil, refuse(cutOff, "too many bodies came at once, and this one took longest; try again")
 	case err == nil:
 		return content, nil
-	case cut:
-		return nil, refuse(cutOff, "too many bodies came at once, and this one took longest; try again")
 	}
 	return nil, refuse(incomplete, fmt.Sprintf("the body did not arrive whole within %s", bodyTimeout))
 }

@@ -264,6 +264,41 @@ func TestCutOff(t *testing.T) {
 	})
 }
 
+// TestCutOffAtItsEnd: a body that was whole when it was cut off is not handled either, because its connection has ended with it, and with that what
+// is done for it.
+func TestCutOffAtItsEnd(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		body := fluxEvent("repos", "", time.Now())
+		ended := make(chan struct{})
+		var others sync.WaitGroup
+		request := newRequest(t.Context(), events.Path, body, signed(fluxKey))
+		request.Body = io.NopCloser(io.MultiReader(strings.NewReader(body), reading(func() {
+			for range 16 { // as many as are read at once
+				other := newRequest(t.Context(), events.Path, "", signed(fluxKey))
+				other.Body = io.NopCloser(reading(func() { <-ended }))
+				others.Go(func() { b.do(other) })
+			}
+			synctest.Wait()
+		})))
+		wantStatus(t, b.do(request), http.StatusTooManyRequests)
+		if seen := b.router.seen(); seen != 0 {
+			t.Errorf("%d events are being handled", seen)
+		}
+		close(ended)
+		others.Wait()
+	})
+}
+
+// reading is a Reader that does something and is at its end.
+type reading func()
+
+func (r reading) Read([]byte) (int, error) {
+	r()
+	return 0, io.EOF
+}
+
 // TestMemory: neither strangers nor senders make the service hold much, however much is sent. Not parallel: it looks at the heap of the process.
 func TestMemory(t *testing.T) {
 	heap := func() int64 {
