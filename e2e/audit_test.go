@@ -77,7 +77,7 @@ func newLife(t *testing.T) *installation.Installation {
 	fluxOf(t) // with its own definitions
 	installSources(patient(t), t)
 	for _, k := range sourceKinds {
-		object := k.object("source").DeepCopy()
+		object := k.object("source")
 		if _, bySource, _ := unstructured.NestedMap(object.Object, "spec", "sourceRef"); !bySource {
 			if err := unstructured.SetNestedField(object.Object, kept, "spec", "secretRef", "name"); err != nil {
 				t.Fatal(err)

@@ -9,6 +9,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/dynamic"
 )
@@ -40,10 +41,10 @@ func (k sourceKind) gvr() schema.GroupVersionResource {
 	return schema.GroupVersionResource{Group: k.group, Version: "v1", Resource: k.resource}
 }
 
-// object is one of this kind.
+// object is one of this kind, the caller's own.
 func (k sourceKind) object(name string) *unstructured.Unstructured {
 	return &unstructured.Unstructured{Object: map[string]any{
-		"apiVersion": k.group + "/v1", "kind": k.kind, "metadata": map[string]any{"name": name}, "spec": k.spec,
+		"apiVersion": k.group + "/v1", "kind": k.kind, "metadata": map[string]any{"name": name}, "spec": runtime.DeepCopyJSON(k.spec),
 	}}
 }
 
