@@ -15,7 +15,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
-	"strings"
 	"syscall"
 	"text/tabwriter"
 	"time"
@@ -58,7 +57,9 @@ func run(ctx context.Context, out io.Writer) (err error) {
 	if err := os.WriteFile(key, secret, 0o600); err != nil {
 		return err
 	}
-	floor, stop, err := startBare(ctx, key)
+	starting, cancel := context.WithTimeout(ctx, patient)
+	defer cancel()
+	floor, stop, err := startBare(starting, key)
 	if err != nil {
 		return err
 	}
@@ -129,14 +130,11 @@ func startBare(ctx context.Context, key string) (address string, stop func() err
 	if err != nil {
 		return "", nil, err
 	}
-	command := exec.Command(self, "bare", key)
-	output := process.NewOutput()
-	command.Stderr = output
-	p, err := process.Start(command)
+	p, record, err := process.StartReady(ctx, exec.Command(self, "bare", key), func(r process.Record) bool { return r["msg"] == "serving" })
 	if err != nil {
 		return "", nil, err
 	}
-	return listening(ctx, p, output, "serving")
+	return fmt.Sprint(record["address"]), stopping(ctx, p), nil
 }
 
 // startProduct starts a replica on a control plane, with one target that is good.
@@ -177,31 +175,28 @@ func startProduct(ctx context.Context, out io.Writer, dir, key string) (address 
 		i.Close()
 		return "", nil, err
 	}
-	address, end, err := listening(ctx, r.Process, r.Output, "receiving events")
+	end := stopping(ctx, r.Process)
+	waiting, cancel := context.WithTimeout(ctx, patient)
+	defer cancel()
+	record, err := r.Output.Wait(waiting, func(r process.Record) bool { return r["msg"] == "receiving events" })
 	if err != nil {
+		err = errors.Join(err, end(), errors.New(r.Output.String()))
 		i.Close()
 		return "", nil, err
 	}
-	return address, func() error {
+	return fmt.Sprint(record["address"]), func() error {
 		err := end()
 		i.Close()
 		return errors.Join(err, c.Stop())
 	}, nil
 }
 
-// listening waits until a process says where it listens, and gives how to stop it.
-func listening(ctx context.Context, p *process.Process, output *process.Output, saying string) (address string, stop func() error, err error) {
+// stopping gives how to stop a process, also when ctx has ended.
+func stopping(ctx context.Context, p *process.Process) func() error {
 	ending := context.WithoutCancel(ctx)
-	stop = func() error {
+	return func() error {
 		ctx, cancel := context.WithTimeout(ending, patient)
 		defer cancel()
 		return p.Stop(ctx)
 	}
-	ctx, cancel := context.WithTimeout(ctx, patient)
-	defer cancel()
-	record, err := output.Wait(ctx, func(r process.Record) bool { return r["msg"] == saying })
-	if err != nil {
-		return "", nil, errors.Join(err, stop(), errors.New(strings.TrimSpace(output.String())))
-	}
-	return fmt.Sprint(record["address"]), stop, nil
 }

@@ -5,7 +5,6 @@ package jaeger
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -49,14 +48,10 @@ func Start(ctx context.Context, binary string) (*Jaeger, error) {
 	}
 	command := exec.Command(binary, args...)
 	command.Env = []string{"SPAN_STORAGE_TYPE=memory", "OTEL_TRACES_SAMPLER=always_off"} // its own are nobody's business
-	output := process.NewOutput()
-	command.Stdout, command.Stderr = output, output
 	var err error
-	if j.process, err = process.Start(command); err != nil {
-		return nil, fmt.Errorf("start Jaeger: %w", err)
-	}
-	if _, err := output.Wait(ctx, func(r process.Record) bool { return r["status"] == "ready" }); err != nil {
-		return nil, errors.Join(fmt.Errorf("Jaeger did not become ready: %w\n%s", err, output), j.process.Kill())
+	j.process, _, err = process.StartReady(ctx, command, func(r process.Record) bool { return r["status"] == "ready" })
+	if err != nil {
+		return nil, err
 	}
 	return j, nil
 }

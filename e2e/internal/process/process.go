@@ -40,6 +40,22 @@ func Start(command *exec.Cmd) (*Process, error) {
 	return p, nil
 }
 
+// StartReady starts a command whose output is lines of JSON, and waits until one of them says that it is ready. One that does not say so until ctx
+// ends is killed, and the error has what it wrote.
+func StartReady(ctx context.Context, command *exec.Cmd, ready func(Record) bool) (*Process, Record, error) {
+	output := NewOutput()
+	command.Stdout, command.Stderr = output, output
+	p, err := Start(command)
+	if err != nil {
+		return nil, nil, fmt.Errorf("start %s: %w", command.Path, err)
+	}
+	record, err := output.Wait(ctx, ready)
+	if err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("%s did not become ready: %w\n%s", command.Path, err, output), p.Kill())
+	}
+	return p, record, nil
+}
+
 // PID is the process id.
 func (p *Process) PID() int { return p.command.Process.Pid }
 

@@ -54,13 +54,9 @@ scrape_configs:
 	}
 	command := exec.Command(binary, "--config.file="+config, "--storage.tsdb.path="+filepath.Join(dir, "data"), "--web.listen-address="+address,
 		"--web.enable-otlp-receiver", "--enable-feature=exemplar-storage", "--log.format=json")
-	output := process.NewOutput()
-	command.Stdout, command.Stderr = output, output
-	if p.process, err = process.Start(command); err != nil {
-		return nil, fmt.Errorf("start Prometheus: %w", err)
-	}
-	if _, err := output.Wait(ctx, func(r process.Record) bool { return r["msg"] == "Server is ready to receive web requests." }); err != nil {
-		return nil, errors.Join(fmt.Errorf("Prometheus did not become ready: %w\n%s", err, output), p.process.Kill())
+	p.process, _, err = process.StartReady(ctx, command, func(r process.Record) bool { return r["msg"] == "Server is ready to receive web requests." })
+	if err != nil {
+		return nil, err
 	}
 	return p, nil
 }
