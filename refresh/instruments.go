@@ -27,7 +27,7 @@ type instruments struct {
 func newInstruments(mp metric.MeterProvider, tp trace.TracerProvider, entries map[Name]*entry) (*instruments, error) {
 	meter := mp.Meter(scope)
 	duration, err1 := meter.Float64Histogram("token_refresher.refresh.duration", metric.WithUnit("s"),
-		metric.WithDescription("Time from the decision to refresh a token until it stood in the Secret, or failed to."),
+		metric.WithDescription("Time from the decision to refresh a token until it stood in the Secret, its readers were told and, where somebody had asked, tried it; or until that failed."),
 		metric.WithExplicitBucketBoundaries(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40))
 	repaired, err5 := meter.Float64Histogram("token_refresher.event_to_secret", metric.WithUnit("s"),
 		metric.WithDescription("Time from receiving an event until another token stood in the Secret that it was about."),
