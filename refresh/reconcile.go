@@ -120,6 +120,9 @@ func (t *term) carryOut(ctx context.Context, e *entry, o Observed, d Decision) (
 		return outcome, token, err
 	case d.Action == Fail:
 		return t.settle(ctx, e, o, Failed, time.Time{}, Token{})
+	case d.Action == Keep:
+		held, _ := t.Source.Held(e.target.Mint)
+		return t.settle(ctx, e, o, Unchanged, d.At, held)
 	case d.Action == Mint && t.looksFirst(e, o, d):
 		// Before the right to mint is taken: a Git server that is slow holds up no other target.
 		taken, err := t.stillTaken(ctx, e, o)
@@ -198,19 +201,23 @@ func (t *term) acquire(ctx context.Context, e *entry, o Observed, d Decision) (T
 		if err == nil && !token.Alive(time.Now()) {
 			err = &Error{Class: Unavailable, Text: "the issuer gave a token that has already ended"}
 		}
-		t.minted(ctx, e, o, err)
+		var insists time.Time
+		if err == nil && token.Hash == o.TokenHash {
+			insists = UnchangedAt(token.Expires, time.Now())
+		}
+		t.minted(ctx, e, o, insists, err)
 		return err
 	}, attribute.Bool("token.reused", d.Action == Reuse), attribute.String("token.identity", e.target.Mint.Identity))
 	return token, err
 }
 
 // minted ends a mint: it remembers how it went, and wakes who was parked for it, or tells them how it failed.
-func (t *term) minted(ctx context.Context, e *entry, o Observed, err error) {
+func (t *term) minted(ctx context.Context, e *entry, o Observed, insists time.Time, err error) {
 	m := t.mints[e.target.Mint]
 	var failure *Error
 	switch {
 	case err == nil:
-		m.succeeded(ctx)
+		m.succeeded(ctx, insists)
 	case ctx.Err() == nil && !errors.Is(err, errNotLeading):
 		failure = known(err)
 		now := time.Now()

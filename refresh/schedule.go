@@ -39,10 +39,10 @@ func (p Policy) RefreshAt(t Token) time.Time {
 // shortestWait is the least that a token is used, where it lives twice as long.
 const shortestWait = 30 * time.Second
 
-// UnchangedAt is when to ask again an issuer that insisted on a token which ends at expires: half-way to its end, as
-// IMDS keeps a token for up to a day and cannot be forced (measured), but at least a minute from now.
+// UnchangedAt is when to ask again an issuer that insisted on a token which ends at expires, in whole seconds, as the annotations hold it:
+// half-way to its end, as IMDS keeps a token for up to a day and cannot be forced (measured), but at least a minute from now.
 func UnchangedAt(expires, now time.Time) time.Time {
-	return now.Add(max(expires.Sub(now)/2, time.Minute))
+	return now.Add(max(expires.Sub(now)/2, time.Minute)).Truncate(time.Second)
 }
 
 // backoffs are the first and the longest delay of each class of failure, doubling in between.
