@@ -53,12 +53,17 @@ var backoffs = map[Class]struct{ first, longest time.Duration }{
 	Misconfigured: {time.Minute, 15 * time.Minute},
 }
 
-// longestDead bounds the delay once the token has ended and the other side may be back at any moment.
-const longestDead = 30 * time.Second
+const (
+	// longestDead bounds the delay once the token has ended and the other side may be back at any moment.
+	longestDead = 30 * time.Second
+	// longestAsked bounds what the other side may ask for once the token has ended: what it says is input, and nothing works meanwhile.
+	longestAsked = 15 * time.Minute
+)
 
 // RetryDelay is how long to leave a failure alone: growing with the failures in a row (1, 2, …), a fifth of it given
 // to jitter (0 ≤ u < 1), no less than the other side asked for. While validity is left, two more
-// tries always fit into it, down to one a second; when none is left, an outage is tried every longestDead.
+// tries always fit into it, down to one a second; when none is left, an outage is tried every longestDead, and
+// nobody is left alone for more than longestAsked.
 func RetryDelay(err *Error, failures int, left time.Duration, u float64) time.Duration {
 	b := backoffs[err.Class]
 	d := b.longest
@@ -70,10 +75,10 @@ func RetryDelay(err *Error, failures int, left time.Duration, u float64) time.Du
 		d = min(d, longestDead)
 	}
 	d = max(d, err.RetryAfter)
-	if left > 0 {
-		d = min(d, max(left/3, time.Second))
+	if left <= 0 {
+		return min(d, longestAsked)
 	}
-	return d
+	return min(d, max(left/3, time.Second))
 }
 
 // Cooldown is what lies between two requested mints of a target after so many new tokens in a row were rejected: it doubles
