@@ -171,13 +171,13 @@ func (t *term) carryOut(ctx context.Context, e *entry, o Observed, d Decision) (
 	return t.follow(ctx, e, d, o.Request.Open(), outcome, token, record.Handled)
 }
 
-// refreshedAt is since when the Secret can hold the token: an event from before that is about an earlier one. A repair changes nothing about it, and where
-// the Secret does not tell what it held, that may have been this very token.
+// refreshedAt is since when the Secret can hold the token: an event from before that is about an earlier one. A repair changes nothing about it, whoever
+// leads: an issuer that insists on a token may have given it to the leader before, too. Where the Secret does not tell what it held, that may have been this very token.
 func refreshedAt(o Observed, token Token, now time.Time) time.Time {
 	switch {
 	case o.TokenHash != "" && o.TokenHash != token.Hash:
 		return now
-	case o.TokenHash != "" && !o.RefreshedAt.Before(token.Minted.Truncate(time.Second)) && !o.RefreshedAt.After(now):
+	case o.TokenHash != "" && !o.RefreshedAt.After(now) && !token.Expires.After(o.RefreshedAt.Add(farthest)): // as implausible has it
 		return o.RefreshedAt
 	}
 	return token.Minted
