@@ -300,14 +300,18 @@ func (t *term) succeeded(e *entry, o Observed, d Decision, outcome Outcome) {
 		}
 		t.Recorder.Event(name, o.UID, true, "Contended", other+" keeps changing this Secret's token; repairs wait longer each time, up to a minute. Take the key out of what "+other+" writes.")
 	case d.Reason == Adopted:
-		note := "A credential that was not ours was replaced by a token of identity " + e.target.Mint.Identity + "."
-		if o.Leftover != "" {
-			note += " " + o.Leftover
-		}
-		t.Recorder.Event(name, o.UID, false, string(Adopted), note)
+		t.Recorder.Event(name, o.UID, false, string(Adopted), beside("A credential that was not ours was replaced by a token of identity "+e.target.Mint.Identity+".", o))
 	case d.Reason == RefreshRequested && outcome == Refreshed:
-		t.Recorder.Event(name, o.UID, false, string(Refreshed), "A new token was written, as requested.")
+		t.Recorder.Event(name, o.UID, false, string(Refreshed), beside("A new token was written, as requested.", o))
 	}
+}
+
+// beside adds to a note about a new token what stays of another credential.
+func beside(note string, o Observed) string {
+	if o.Leftover == "" {
+		return note
+	}
+	return note + " " + o.Leftover
 }
 
 // tellFailure puts a failure beside the Secret, once for each kind of it in a row, and tells whether this was the first.
