@@ -28,7 +28,8 @@ type entry struct {
 
 	finished bool   // for Once
 	said     string // what was said last of a state that lasts
-	failing  bool   // a token is needed, and cannot be had or written
+	saidAt   time.Time
+	failing  bool   // a token is needed or asked for, and cannot be had or written
 	insisted string // the hash of the token that the issuer gave again last
 	counts   map[count]int64
 }
@@ -89,14 +90,15 @@ func (e *entry) counted(reason Reason, outcome Outcome) {
 	e.counts[count{reason, outcome}]++
 }
 
-// says tells whether a state that lasts is to be told: once, until it is another.
-func (e *entry) says(what string) bool {
+// says tells whether a state that lasts is to be told: once, until it is another, and again after a time, if that is more than 0.
+func (e *entry) says(what string, again time.Duration) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.said == what {
+	now := time.Now()
+	if e.said == what && (again == 0 || now.Sub(e.saidAt) < again) {
 		return false
 	}
-	e.said = what
+	e.said, e.saidAt = what, now
 	return true
 }
 

@@ -39,7 +39,7 @@ func newInstruments(mp metric.MeterProvider, tp trace.TracerProvider, entries ma
 	next, err4 := meter.Float64ObservableGauge("token_refresher.next_refresh.timestamp", metric.WithUnit("s"),
 		metric.WithDescription("When the token in the Secret is to be refreshed, in seconds since 1970."))
 	failing, err6 := meter.Int64ObservableGauge("token_refresher.refresh.failing",
-		metric.WithDescription("1 while the Secret needs a token that cannot be had or written, else 0."))
+		metric.WithDescription("1 while a token that is needed or was asked for cannot be had or written, else 0."))
 	if err := errors.Join(err1, err2, err3, err4, err5, err6); err != nil {
 		return nil, err
 	}
@@ -56,10 +56,12 @@ func newInstruments(mp metric.MeterProvider, tp trace.TracerProvider, entries ma
 				o.ObserveInt64(failing, level, with)
 				// A target without a token has one that ended long ago, so that nobody has to watch for a missing series.
 				ends := 0.0
-				if at := observed.ExpiresAt; !at.IsZero() {
+				if at := observed.ExpiresAt; !at.IsZero() && observed.ContentHash != "" {
 					ends = float64(at.Unix())
 				}
-				o.ObserveFloat64(expiry, ends, with)
+				if !observed.Foreign { // nobody knows when that ends
+					o.ObserveFloat64(expiry, ends, with)
+				}
 				if at := observed.RefreshAt; !at.IsZero() {
 					o.ObserveFloat64(next, float64(at.Unix()), with)
 				}

@@ -24,12 +24,15 @@ func (t *term) reconcile(ctx context.Context, e *entry) {
 	d := Decide(e.target, o, memory, t.Policy, time.Now())
 	switch {
 	case d.Action == Look:
-		if d.Reason == "" {
-			e.says("")
-			if !memory.Misconfigured { // else the next try fails as the last one did, though none is due
+		switch {
+		case d.Reason == "":
+			e.says("", 0)
+			if !memory.Misconfigured { // else who asked got no token, and who asks again gets none
 				e.fails(false)
 			}
 			t.end(e, nil)
+		case d.At.Equal(memory.MintAfter): // the mint that it waits for failed for somebody else
+			e.fails(true)
 		}
 		t.queue.AddAfter(e.target.Name, min(time.Until(d.At), longestSleep))
 	case d.Action == Await:
@@ -103,7 +106,7 @@ var sentences = map[Outcome]string{
 	Unchanged:     "the issuer gave the same token again",
 	StillValid:    "the Git servers still take the token that is there",
 	Superseded:    "the request was about an earlier token",
-	TokenRejected: "wrote a new token, which the Git servers refuse too",
+	TokenRejected: "the Git servers refuse the token that was issued",
 }
 
 var (
@@ -125,7 +128,7 @@ func (t *term) carryOut(ctx context.Context, e *entry, o Observed, d Decision) (
 		return t.settle(ctx, e, o, Failed, time.Time{}, Token{})
 	case d.Action == Keep:
 		held, _ := t.Source.Held(e.target.Mint)
-		return t.settle(ctx, e, o, Unchanged, d.At, held)
+		return t.keep(ctx, e, o, held, d.At)
 	case d.Action == Mint && t.looksFirst(e, o, d):
 		// Before the right to mint is taken: a Git server that is slow holds up no other target.
 		taken, err := t.stillTaken(ctx, e, o)
@@ -146,7 +149,7 @@ func (t *term) carryOut(ctx context.Context, e *entry, o Observed, d Decision) (
 		return Failed, Token{}, err
 	}
 	if d.Renews && token.Hash == o.TokenHash {
-		return t.settle(ctx, e, o, Unchanged, UnchangedAt(token.Expires, time.Now()), token)
+		return t.keep(ctx, e, o, token, UnchangedAt(token.Expires, time.Now()))
 	}
 	if d.Reason == Adopted {
 		if err := t.mayReplace(ctx, e, token); err != nil {
@@ -287,7 +290,7 @@ func (t *term) pace(ctx context.Context, e *entry, o Observed, err error) {
 }
 
 func (t *term) succeeded(e *entry, o Observed, d Decision, outcome Outcome) {
-	e.says("")
+	e.says("", 0)
 	if d.Action != Supersede && d.Action != Fail {
 		e.fails(false)
 		t.end(e, nil)
@@ -317,18 +320,21 @@ func beside(note string, o Observed) string {
 	return note + " " + o.Leftover
 }
 
-// tellFailure puts a failure beside the Secret, once for each kind of it in a row, and tells whether this was the first.
+// failureAgain is how often a failure that lasts is told of, because Events live for an hour.
+const failureAgain = 30 * time.Minute
+
+// tellFailure puts a failure beside the Secret, once for each kind of it in a row and every failureAgain, and tells whether it did.
 func (t *term) tellFailure(e *entry, o Observed, err *Error) bool {
-	first := e.says(string(err.Class) + err.Code)
-	if first && o.UID != "" {
+	due := e.says(string(err.Class)+err.Code, failureAgain)
+	if due && o.UID != "" {
 		t.Recorder.Event(e.target.Name, o.UID, true, "RefreshFailed", err.Error())
 	}
-	return first
+	return due
 }
 
 // wait tells once of what only a change of the Secret can help.
 func (t *term) wait(ctx context.Context, e *entry, o Observed, d Decision) {
-	if e.says(string(d.Reason) + d.Why) {
+	if e.says(string(d.Reason)+d.Why, 0) {
 		e.counted(d.Reason, Waiting)
 		level := slog.LevelWarn
 		if d.Reason == Suspended {

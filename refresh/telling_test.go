@@ -87,8 +87,36 @@ func TestFailing(t *testing.T) {
 			}
 			put("altered")
 			failing(t, w, "while no token can be had", 1)
+			w.edit(t, target.Name, func(s *corev1.Secret) { delete(s.Data, "bearerToken") })
+			failing(t, w, "while there is no token", 1)
+			if ends := w.series(t)["token_refresher.token.expiry.timestamp{namespace=flux-system,secret=flux-system}"]; ends != 0 {
+				t.Errorf("no token is there, and it ends at %g", ends)
+			}
 			put("current")
 			failing(t, w, "with the good token again", 0)
+		})
+	})
+	t.Run("it waits for a mint that failed for another Secret", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			other := target
+			other.Name.Name = "other"
+			w := newWorld(target, other)
+			for _, name := range []string{target.Name.Name, "other"} {
+				s := good()
+				s.Name = name
+				if err := w.store.Create(t.Context(), "somebody", s); err != nil {
+					t.Fatal(err)
+				}
+			}
+			w.fail(func(refresh.MintKey) error {
+				return &refresh.Error{Class: refresh.Misconfigured, Text: "no such application"}
+			})
+			defer w.lead(t)()
+			w.edit(t, other.Name, func(s *corev1.Secret) { s.Data["bearerToken"] = []byte("altered") })
+			failing(t, w, "with a good token", 0)
+			w.edit(t, target.Name, func(s *corev1.Secret) { s.Data["bearerToken"] = []byte("altered") })
+			failing(t, w, "while the next mint is not due", 1)
 		})
 	})
 	t.Run("a Secret that cannot be written", func(t *testing.T) {
@@ -114,6 +142,28 @@ func TestFailing(t *testing.T) {
 			}
 			failing(t, w, "with a good token", 0)
 		})
+	})
+}
+
+// TestFailureIsToldAgain: an Event lives for an hour, and who comes after that wants to find one.
+func TestFailureIsToldAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(target)
+		foreign := good()
+		foreign.Annotations = nil
+		if err := w.store.Create(t.Context(), "somebody", foreign); err != nil {
+			t.Fatal(err)
+		}
+		w.fail(func(refresh.MintKey) error { return &refresh.Error{Class: refresh.Misconfigured, Text: "no such application"} })
+		defer w.lead(t)()
+		time.Sleep(3 * time.Hour)
+		if told := len(w.recorder.Events()); told < 4 || told > 6 {
+			t.Errorf("%d Events in three hours of one failure, want one in half an hour", told)
+		}
+		if ends, told := w.series(t)["token_refresher.token.expiry.timestamp{namespace=flux-system,secret=flux-system}"]; told {
+			t.Errorf("a credential that is not ours is told to end at %g", ends)
+		}
 	})
 }
 

@@ -80,23 +80,41 @@ func (t *term) follow(
 	if outcome != Refreshed || d.Reason == Adopted {
 		return outcome, token, nil
 	}
+	return t.judge(ctx, e, outcome, token, handled)
+}
+
+// keep leaves the token on which the issuer insists where it is. Where somebody asked for another one, what the Git servers say of it decides how that
+// ends: a managed identity that was shut out gets the same token for hours.
+func (t *term) keep(ctx context.Context, e *entry, o Observed, token Token, refreshAt time.Time) (Outcome, Token, error) {
+	outcome, token, err := t.settle(ctx, e, o, Unchanged, refreshAt, token)
+	if err != nil || !o.Request.Open() {
+		return outcome, token, err
+	}
+	return t.judge(ctx, e, outcome, token, Handled{Request: o.Request.ID, Outcome: outcome})
+}
+
+// judge asks the Git servers about the token that was issued; handled is the request that it answers.
+func (t *term) judge(ctx context.Context, e *entry, outcome Outcome, token Token, handled Handled) (Outcome, Token, error) {
 	trial, _ := t.try(ctx, e, token, true, verifyTimeout) // one that failed is empty, and no verdict
 	switch {
 	case trial.Accepted > 0:
 		e.tried(false, time.Now())
 	case trial.Rejected > 0 && trial.Silent == 0:
 		e.tried(true, time.Now())
-		return t.rejected(ctx, e, token, trial, handled)
+		return t.rejected(ctx, e, outcome, token, trial, handled)
 	}
 	return outcome, token, nil
 }
 
-// rejected tells of a token that Entra issued and that no Git server takes: not the token is at fault, but what it may do. handled is the
-// request that it was written for.
-func (t *term) rejected(ctx context.Context, e *entry, token Token, trial Trial, handled Handled) (Outcome, Token, error) {
+// rejected tells of a token that Entra issued and that no Git server takes: not the token is at fault, but what it may do.
+func (t *term) rejected(ctx context.Context, e *entry, outcome Outcome, token Token, trial Trial, handled Handled) (Outcome, Token, error) {
 	o, _ := e.look(t.mints[e.target.Mint], t.Policy)
 	if o.UID != "" {
-		t.Recorder.Event(e.target.Name, o.UID, true, string(TokenRejected), "Every Git server refuses the new token of identity "+e.target.Mint.Identity+": "+trial.Why)
+		which := "the new token"
+		if outcome == Unchanged {
+			which = "the token that is given again"
+		}
+		t.Recorder.Event(e.target.Name, o.UID, true, string(TokenRejected), "Every Git server refuses "+which+" of identity "+e.target.Mint.Identity+": "+trial.Why)
 	}
 	if handled.Request != "" && o.Handled == handled {
 		err := t.write(ctx, e, o, func(ctx context.Context) error {

@@ -105,6 +105,40 @@ func TestEventIsAnsweredByWhatTheServersSay(t *testing.T) {
 	}
 }
 
+// TestTokenThatIsGivenAgainIsRejected: an endpoint that insists on its token hides that nobody takes it any more.
+func TestTokenThatIsGivenAgainIsRejected(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		target := target
+		target.Verify, target.Create = true, true
+		w := newWorld(target)
+		w.source.Sticky = true
+		defer w.lead(t)()
+		w.readers.Answer(func(refresh.Token) refresh.Trial { return refresh.Trial{Rejected: 1, Why: "no licence"} })
+		time.Sleep(time.Minute)
+		w.event(t, "1")
+		if got := w.outcome(t); got != string(refresh.TokenRejected) {
+			t.Errorf("handled-outcome %q, want TokenRejected", got)
+		}
+		events := w.recorder.Events()
+		want := "Every Git server refuses the token that is given again of identity " + target.Mint.Identity + ": no licence"
+		if len(events) == 0 || events[len(events)-1].Note != want {
+			t.Errorf("Events %v, want the last one to say %q", events, want)
+		}
+		asked := len(w.source.Mints())
+		time.Sleep(time.Second)
+		w.event(t, "2")
+		if got := len(w.source.Mints()); got != asked || w.secret(t, target.Name).Annotations[secret.HandledRequest] == refresh.Hash("2") {
+			t.Errorf("the endpoint was asked %d times more during the cool-down", got-asked)
+		}
+		w.readers.Answer(func(refresh.Token) refresh.Trial { return refresh.Trial{Accepted: 1} })
+		time.Sleep(2 * time.Minute)
+		if got := w.outcome(t); got != string(refresh.StillValid) {
+			t.Errorf("handled-outcome %q after the licence was given, want StillValid", got)
+		}
+	})
+}
+
 // hanging is a server that never answers about the token that stands there.
 type hanging struct{ *refreshtest.Readers }
 
@@ -154,7 +188,7 @@ func TestRejectedTokensCoolDown(t *testing.T) {
 		if len(told) == 0 || told[0].Reason != "TokenRejected" || !told[0].Warning || !strings.Contains(told[0].Note, "no licence") {
 			t.Errorf("events %v, want TokenRejected that says why", told)
 		}
-		if n := strings.Count(w.logs.String(), `"level":"WARN","msg":"wrote a new token, which the Git servers refuse too"`); n != len(w.source.Mints()) {
+		if n := strings.Count(w.logs.String(), `"level":"WARN","msg":"the Git servers refuse the token that was issued"`); n != len(w.source.Mints()) {
 			t.Errorf("%d warnings of %d tokens that were refused", n, len(w.source.Mints()))
 		}
 		time.Sleep(7 * time.Second) // to no moment at which a cool-down ends
@@ -265,8 +299,8 @@ func TestAdoption(t *testing.T) {
 					if mints, trials := len(w.source.Mints()), len(w.readers.Trials()); mints > 2 || trials < 4 || trials > 40 {
 						t.Errorf("%d mints, %d trials in an hour of waiting", mints, trials)
 					}
-					if told := w.recorder.Events(); len(told) != 1 || told[0].Reason != "RefreshFailed" || !strings.Contains(told[0].Note, "left alone") {
-						t.Errorf("events %v, want one that says why", told)
+					if told := w.recorder.Events(); len(told) != 2 || told[0].Reason != "RefreshFailed" || !strings.Contains(told[0].Note, "left alone") {
+						t.Errorf("events %v, want one in half an hour that says why", told)
 					}
 				}
 				w.readers.Answer(func(refresh.Token) refresh.Trial { return refresh.Trial{Accepted: 2} })

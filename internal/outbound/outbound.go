@@ -33,7 +33,7 @@ func (t transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		return t.base.RoundTrip(r)
 	}
 	// otelhttp makes its span by the provider of this one.
-	return t.traced.RoundTrip(r.WithContext(trace.ContextWithSpan(r.Context(), quietSpan{span})))
+	return t.traced.RoundTrip(r.WithContext(trace.ContextWithSpan(r.Context(), newQuietSpan(span))))
 }
 
 // Method names a span by the request's method alone: a path has no bounds.

@@ -176,3 +176,26 @@ func TestQuiet(t *testing.T) {
 		t.Errorf("kind %s, status %v, events %v", ended.SpanKind(), ended.Status(), ended.Events())
 	}
 }
+
+// TestQuietNamesEachFailure: azcore says of a request without an answer, and of a credential that gives no token, in its own words only what failed.
+func TestQuietNamesEachFailure(t *testing.T) {
+	t.Parallel()
+	spans := tracetest.NewSpanRecorder()
+	tracer := outbound.Quiet(sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans))).Tracer("test")
+	_, unanswered := tracer.Start(context.Background(), "HTTP POST")
+	unanswered.SetStatus(codes.Error, secret)
+	unanswered.End()
+	_, answered := tracer.Start(context.Background(), "HTTP POST")
+	answered.SetAttributes(attribute.Int("http.status_code", 503))
+	answered.SetStatus(codes.Error, secret)
+	answered.End()
+	for i, want := range []string{"_OTHER", "503"} {
+		got := map[string]string{}
+		for _, a := range spans.Ended()[i].Attributes() {
+			got[string(a.Key)] = a.Value.String()
+		}
+		if got["error.type"] != want {
+			t.Errorf("error.type %q, want %q", got["error.type"], want)
+		}
+	}
+}

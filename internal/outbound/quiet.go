@@ -5,7 +5,9 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
+	"sync/atomic"
 
 	"github.com/google/uuid"
 	"go.opentelemetry.io/otel/attribute"
@@ -29,18 +31,34 @@ type quietTracer struct{ trace.Tracer }
 func (t quietTracer) Start(ctx context.Context, name string, options ...trace.SpanStartOption) (context.Context, trace.Span) {
 	given := trace.NewSpanStartConfig(options...)
 	ctx, span := t.Tracer.Start(ctx, name, trace.WithSpanKind(given.SpanKind()), trace.WithAttributes(presentable(given.Attributes())...))
-	quiet := quietSpan{span}
+	quiet := newQuietSpan(span)
 	return trace.ContextWithSpan(ctx, quiet), quiet
 }
 
-type quietSpan struct{ trace.Span }
+type quietSpan struct {
+	trace.Span
+	typed *atomic.Bool // it has an error.type
+}
 
-func (s quietSpan) TracerProvider() trace.TracerProvider    { return Quiet(s.Span.TracerProvider()) }
-func (s quietSpan) SetStatus(code codes.Code, _ string)     { s.Span.SetStatus(code, "") }
+func newQuietSpan(span trace.Span) quietSpan { return quietSpan{span, new(atomic.Bool)} }
+
+func (s quietSpan) TracerProvider() trace.TracerProvider { return Quiet(s.Span.TracerProvider()) }
+
+// SetStatus names what failed without an HTTP status by the conventions' word for what has no name.
+func (s quietSpan) SetStatus(code codes.Code, _ string) {
+	if code == codes.Error && !s.typed.Load() {
+		s.Span.SetAttributes(semconv.ErrorTypeOther)
+	}
+	s.Span.SetStatus(code, "")
+}
 func (s quietSpan) RecordError(error, ...trace.EventOption) {}
 func (s quietSpan) AddEvent(string, ...trace.EventOption)   {}
 func (s quietSpan) SetAttributes(attributes ...attribute.KeyValue) {
-	s.Span.SetAttributes(presentable(attributes)...)
+	shown := presentable(attributes)
+	if slices.ContainsFunc(shown, func(a attribute.KeyValue) bool { return a.Key == semconv.ErrorTypeKey }) {
+		s.typed.Store(true)
+	}
+	s.Span.SetAttributes(shown...)
 }
 
 // presentable gives attributes without what a server chose, user info and queries, and in the words of the conventions that everything else here
