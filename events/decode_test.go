@@ -148,6 +148,9 @@ func TestWhatDecides(t *testing.T) {
 	}{
 		{"an object with a specversion", structured, []with{signed(fluxKey)}, "apps/structured"},
 		{"an object without", flux, []with{signed(fluxKey)}, "apps/flux"},
+		{"of Flux with a specversion", strings.Replace(flux, "{", `{"specversion":"1.0",`, 1), []with{signed(fluxKey)}, "400"},
+		{"of Flux with a specversion in escapes", strings.Replace(flux, "{", `{"\u0073pec\u0076ersion":"1.0",`, 1), []with{signed(fluxKey)}, "400"},
+		{"of Flux with other escapes", strings.Replace(flux, "{", `{"\u006fther":"\u003c",`, 1), []with{signed(fluxKey)}, "apps/flux"},
 		{"of Flux, by generic", flux, []with{bearer(tokenKey), header("Gotk-Component", "source-controller")}, "apps/flux"},
 		{"of Flux, by generic with ce-* headers that are always the same", flux, and(header("Gotk-Component", "source-controller")), "apps/flux"},
 		{"ce-* headers and JSON", `{}`, binary, "apps/binary"},

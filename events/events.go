@@ -70,15 +70,22 @@ const (
 	Ignored   Outcome = "ignored"
 )
 
-// Decoder makes a CloudEvent of type TypeFlux, with an id derived from the body, from the JSON that Flux posts. Its errors say
-// that the body is none, and their text is shown to nobody, because it may quote the body.
-type Decoder func(body []byte) (event.Event, error)
+// Event is a CloudEvent, and what was read in the data of one whose type is TypeFlux.
+type Event struct {
+	event.Event
+	// Content is what the Decoder makes of the data, for the Router, so that nobody reads it twice; nil of other types.
+	Content any
+}
+
+// Decoder makes an Event of type TypeFlux, with an id derived from the body and with its Content, from the JSON that Flux posts. Its
+// errors say that the body is none, and their text is shown to nobody, because it may quote the body.
+type Decoder func(body []byte) (Event, error)
 
 // Router finds out what an event of an understood type means, and whose Secret it concerns. Safe for concurrent use.
 type Router interface {
 	// Route looks at e for a sender that may speak of the objects of those namespaces for which may is true. An error means
 	// that it could not find out now: the sender is asked to come again.
-	Route(ctx context.Context, e event.Event, may func(namespace string) bool) (Route, error)
+	Route(ctx context.Context, e Event, may func(namespace string) bool) (Route, error)
 }
 
 // Route is where an event leads.

@@ -13,7 +13,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/cloudevents/sdk-go/v2/event"
 	"github.com/cloudevents/sdk-go/v2/extensions"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
@@ -101,14 +100,14 @@ const (
 
 // about names the event, or says how many there are, and links to the traces that they come from: the distributed tracing extension is
 // part of the event, which its sender vouches for.
-func (s span) about(events []event.Event, batch bool) {
+func (s span) about(events []Event, batch bool) {
 	if batch {
 		s.SetAttributes(semconv.MessagingBatchMessageCount(len(events)))
 	} else {
 		s.SetAttributes(identify(events[0])...)
 	}
 	for _, e := range events {
-		origin, _ := extensions.GetDistributedTracingExtension(e)
+		origin, _ := extensions.GetDistributedTracingExtension(e.Event)
 		ctx := propagation.TraceContext{}.Extract(context.Background(),
 			propagation.MapCarrier{extensions.TraceParentExtension: origin.TraceParent, extensions.TraceStateExtension: origin.TraceState})
 		if sc := trace.SpanContextFromContext(ctx); sc.IsValid() {
@@ -147,7 +146,7 @@ func (s span) failed(r *refusal, errorType string) {
 	s.SetAttributes(semconv.ErrorTypeKey.String(errorType))
 }
 
-func (i *instruments) startRequest(ctx context.Context, sender Sender, e event.Event, a Answer, target string) (context.Context, span) {
+func (i *instruments) startRequest(ctx context.Context, sender Sender, e Event, a Answer, target string) (context.Context, span) {
 	ctx, s := i.tracer.Start(ctx, "refresh.request", trace.WithSpanKind(trace.SpanKindProducer), trace.WithAttributes(identify(e)...),
 		// The Secret carries the request to the leader.
 		trace.WithAttributes(semconv.MessagingSystemKey.String("kubernetes"), semconv.MessagingDestinationName(target),
@@ -171,7 +170,7 @@ func (a Answer) attributes() []attribute.KeyValue {
 	return []attribute.KeyValue{verdictKey.String(string(a.Verdict)), ruleKey.String(a.Rule), outcomeKey.String(string(a.Outcome))}
 }
 
-func identify(e event.Event) []attribute.KeyValue {
+func identify(e Event) []attribute.KeyValue {
 	attributes := []attribute.KeyValue{
 		semconv.CloudEventsEventID(short(e.ID())), semconv.CloudEventsEventSource(short(e.Source())),
 		semconv.CloudEventsEventType(short(e.Type())), semconv.CloudEventsEventSpecVersion(e.SpecVersion()),

@@ -11,7 +11,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/cloudevents/sdk-go/v2/event"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -81,8 +80,8 @@ func (r *receiver) handle(ctx context.Context, span span, sender Sender, header 
 		return nil, batch, err
 	}
 	span.about(events, batch)
-	for i, e := range events {
-		if err := check(e, r.Decoder, received, r.MaxAge); err != nil {
+	for i := range events {
+		if err := check(&events[i], r.Decoder, received, r.MaxAge); err != nil {
 			if batch {
 				err = ofBatch(i, err)
 			}
@@ -98,7 +97,7 @@ func (r *receiver) handle(ctx context.Context, span span, sender Sender, header 
 
 // take finds the route of every event before it asks for anything. What was asked for when another request fails stays: the
 // sender repeats the whole, and asking again changes nothing.
-func (r *receiver) take(ctx context.Context, sender Sender, events []event.Event, received time.Time) ([]Answer, error) {
+func (r *receiver) take(ctx context.Context, sender Sender, events []Event, received time.Time) ([]Answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
 	answers := make([]Answer, len(events))
@@ -143,7 +142,7 @@ func each(n int, do func(int) error) error {
 }
 
 // route says what an event means; nothing has been asked for yet.
-func (r *receiver) route(ctx context.Context, sender Sender, e event.Event) (Answer, error) {
+func (r *receiver) route(ctx context.Context, sender Sender, e Event) (Answer, error) {
 	route := Route{Verdict: Unrelated, Rule: "type"}
 	if understood(e.Type()) {
 		var err error
@@ -163,7 +162,7 @@ type wish struct {
 }
 
 // wishesOf gathers the events by their targets, in the order in which these are first named.
-func wishesOf(events []event.Event, answers []Answer) []wish {
+func wishesOf(events []Event, answers []Answer) []wish {
 	var wishes []wish
 	at := map[string]int{}
 	for i, a := range answers {
@@ -194,7 +193,7 @@ func urgency(a Answer) int {
 
 // wish asks for the refresh of one target, once for each kind of events: whatever is seen of the token from now on has been
 // seen after the latest of them happened, and so after the others.
-func (r *receiver) wish(ctx context.Context, sender Sender, events []event.Event, answers []Answer, w wish, received time.Time) ([]Outcome, error) {
+func (r *receiver) wish(ctx context.Context, sender Sender, events []Event, answers []Answer, w wish, received time.Time) ([]Outcome, error) {
 	outcomes := make([]Outcome, len(w.events))
 	for n, i := range w.events {
 		outcomes[n] = Coalesced
@@ -210,7 +209,7 @@ func (r *receiver) wish(ctx context.Context, sender Sender, events []event.Event
 }
 
 // request asks for the refresh of a target of an event.
-func (r *receiver) request(ctx context.Context, sender Sender, e event.Event, a Answer, target string, received time.Time) (Outcome, error) {
+func (r *receiver) request(ctx context.Context, sender Sender, e Event, a Answer, target string, received time.Time) (Outcome, error) {
 	ctx, span := r.instruments.startRequest(ctx, sender, e, a, target)
 	outcome, err := r.requester.Request(ctx, target, Ask{
 		Sender: sender.Name, Source: e.Source(), ID: e.ID(),

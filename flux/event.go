@@ -43,12 +43,12 @@ type Object struct {
 	UID        string `json:"uid"`
 }
 
-// Decode turns the JSON that Flux posts into a CloudEvent, which keeps body as its data. The id is the hash of the body, so that
-// every replica and every redelivery gives the event the same one. Errors name the attribute that is wrong and quote nothing.
-func Decode(body []byte) (event.Event, error) {
+// Decode reads the JSON that Flux posts, and makes a CloudEvent of it, which keeps body as its data. The id is the hash of the body, so
+// that every replica and every redelivery gives the event the same one. Errors name the attribute that is wrong and quote nothing.
+func Decode(body []byte) (event.Event, Event, error) {
 	e, err := parse(body)
 	if err != nil {
-		return event.Event{}, err
+		return event.Event{}, Event{}, err
 	}
 	sum := sha256.Sum256(body)
 	o := e.InvolvedObject
@@ -60,16 +60,7 @@ func Decode(body []byte) (event.Event, error) {
 	ce.SetTime(e.Timestamp)
 	ce.SetDataContentType(event.ApplicationJSON)
 	ce.DataEncoded = body // not SetData, which would send JSON as base64
-	return ce, nil
-}
-
-// FromCloudEvent reads the Flux event that a CloudEvent carries. The data alone counts: source and subject are the sender's words
-// about it. Errors are as those of Decode.
-func FromCloudEvent(ce event.Event) (Event, error) {
-	if ce.Type() != EventType {
-		return Event{}, errors.New("type: not " + EventType)
-	}
-	return parse(ce.Data())
+	return ce, e, nil
 }
 
 // parse takes what Flux has sent in any of its versions, and refuses what names no object or has no time. encoding/json and time quote
