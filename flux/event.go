@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/cloudevents/sdk-go/v2/event"
-	"k8s.io/apimachinery/pkg/util/validation"
 )
 
 // EventType is the CloudEvents type of a Flux event: its data is the JSON that Flux's notification-controller posts.
@@ -98,21 +97,54 @@ func (o Object) validate() error {
 	switch {
 	case o.Kind == "":
 		return errors.New("kind: missing")
-	case len(validation.IsDNS1035Label(strings.ToLower(o.Kind))) > 0:
+	case !isIdentifier(strings.ToLower(o.Kind)):
 		return errors.New("kind: not a name of a kind")
 	case o.Namespace == "":
 		return errors.New("namespace: missing")
-	case len(validation.IsDNS1123Label(o.Namespace)) > 0:
+	case len(o.Namespace) > maxLabel || !isLabel(o.Namespace):
 		return errors.New("namespace: not a name of a namespace")
 	case o.Name == "":
 		return errors.New("name: missing")
-	case len(validation.IsDNS1123Subdomain(o.Name)) > 0:
+	case !isSubdomain(o.Name):
 		return errors.New("name: not a name of an object")
-	case grouped && len(validation.IsDNS1123Subdomain(group)) > 0,
-		o.APIVersion != "" && len(validation.IsDNS1035Label(version)) > 0:
+	case grouped && !isSubdomain(group), o.APIVersion != "" && !isIdentifier(version):
 		return errors.New("apiVersion: not group/version")
 	}
 	return nil
+}
+
+// The names of Kubernetes, as k8s.io/apimachinery/pkg/util/validation has them: its regular expressions take longer than all the rest that
+// is done to read an event.
+
+const (
+	maxLabel     = 63
+	maxSubdomain = 253
+)
+
+// isLabel tells whether s is a label of RFC 1123, of any length.
+func isLabel(s string) bool {
+	for i := range len(s) {
+		inside := s[i] == '-' && i > 0 && i < len(s)-1
+		if !inside && (s[i] < 'a' || s[i] > 'z') && (s[i] < '0' || s[i] > '9') {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// isIdentifier tells whether s is a label of RFC 1035, which begins with a letter.
+func isIdentifier(s string) bool {
+	return isLabel(s) && len(s) <= maxLabel && s[0] >= 'a'
+}
+
+// isSubdomain tells whether s is a subdomain of RFC 1123, with dots between its labels.
+func isSubdomain(s string) bool {
+	for label := range strings.SplitSeq(s, ".") {
+		if !isLabel(label) {
+			return false
+		}
+	}
+	return len(s) <= maxSubdomain
 }
 
 // source is the object as a URI reference, in the manner of the API server's paths.

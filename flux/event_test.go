@@ -6,12 +6,14 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/cloudevents/sdk-go/v2/event"
 	"github.com/google/go-cmp/cmp"
+	"k8s.io/apimachinery/pkg/util/validation"
 
 	"flux-token-refresher/flux"
 )
@@ -155,6 +157,37 @@ func TestDecodeRefuses(t *testing.T) {
 			}
 		})
 	}
+}
+
+// FuzzNames: the names of an object are taken as Kubernetes' own validation takes them.
+func FuzzNames(f *testing.F) {
+	f.Add("GitRepository", "flux-system", "fleet.main", "source.toolkit.fluxcd.io/v1")
+	f.Add("2", "1-2", "a..b", "/v1")
+	f.Add("K-", "-a", ".a", "v1/")
+	f.Add("k8s", "a.b", "a-.b", "a/b/c")
+	f.Add(strings.Repeat("k", 64), strings.Repeat("n", 63), strings.Repeat("n", 253), strings.Repeat("v", 63))
+	f.Add(strings.Repeat("k", 63), strings.Repeat("n", 64), strings.Repeat("n", 254), strings.Repeat("v", 64))
+	f.Fuzz(func(t *testing.T, kind, namespace, name, apiVersion string) {
+		o := flux.Object{Kind: kind, Namespace: namespace, Name: name, APIVersion: apiVersion}
+		body, err := json.Marshal(flux.Event{InvolvedObject: o, Timestamp: time.Now()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		group, version, grouped := strings.Cut(apiVersion, "/")
+		if !grouped {
+			version = group
+		}
+		wrong := slices.Concat(validation.IsDNS1035Label(strings.ToLower(kind)), validation.IsDNS1123Label(namespace), validation.IsDNS1123Subdomain(name))
+		if grouped {
+			wrong = append(wrong, validation.IsDNS1123Subdomain(group)...)
+		}
+		if apiVersion != "" {
+			wrong = append(wrong, validation.IsDNS1035Label(version)...)
+		}
+		if _, _, err := flux.Decode(body); (err == nil) != (len(wrong) == 0) {
+			t.Errorf("%+v: %v; Kubernetes says %q", o, err, wrong)
+		}
+	})
 }
 
 func FuzzDecode(f *testing.F) {
