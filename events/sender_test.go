@@ -150,6 +150,42 @@ func TestKeyFile(t *testing.T) {
 	wantStatus(t, b.send(t, body, signed(fluxKey)), http.StatusAccepted)
 }
 
+// TestKeyFileIsReadOnce: a file that looks as it did is not read again.
+func TestKeyFileIsReadOnce(t *testing.T) {
+	t.Parallel()
+	file, written := filepath.Join(t.TempDir(), "key"), time.Now().Add(-time.Hour)
+	write := func(key string) {
+		t.Helper()
+		if err := errors.Join(os.WriteFile(file, []byte(key), 0o600), os.Chtimes(file, written, written)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	read := events.KeyFile(file)
+	is := func(want string) {
+		t.Helper()
+		if key, err := read(); err != nil || string(key) != want {
+			t.Errorf("%q, %v; want %q", key, err, want)
+		}
+	}
+	write(fluxKey)
+	is(fluxKey)
+	write(strings.ToUpper(fluxKey))
+	is(fluxKey)
+	written = written.Add(time.Nanosecond)
+	write(fluxKey)
+	is(fluxKey)
+	write(fluxKey + "\n") // the size is another one
+	is(fluxKey)
+	write(strings.ToUpper(fluxKey))
+	is(strings.ToUpper(fluxKey))
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	if key, err := read(); err == nil {
+		t.Errorf("the key of a file that is gone: %q", key)
+	}
+}
+
 func TestConfig(t *testing.T) {
 	t.Parallel()
 	good := events.Sender{Name: "flux", HMACKey: static(fluxKey)}
