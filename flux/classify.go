@@ -166,9 +166,6 @@ func (f findings) signIn() bool {
 	return u.Host == "login.microsoftonline.com"
 }
 
-// quotedURL is one between apostrophes, and the character after it.
-var quotedURL = regexp.MustCompile(`^'https?://.*?'[:;,.)]`)
-
 // link gives the URL or the ref that s begins with, up to white space; "" when there is none. It is called for each word, so it is no
 // expression.
 func link(s string) string {
@@ -226,9 +223,12 @@ func quotation(s string) int {
 	if mark != '\'' && mark != '"' {
 		return 0
 	}
-	if mark == '\'' && strings.HasPrefix(link(s[1:]), "http") {
-		if at := quotedURL.FindStringIndex(s); at != nil {
-			return at[1] - 1
+	if mark == '\'' && (strings.HasPrefix(s[1:], "http://") || strings.HasPrefix(s[1:], "https://")) {
+		line, _, _ := strings.Cut(s, "\n")
+		for i := len("'http://"); i+1 < len(line); i++ {
+			if line[i] == mark && strings.IndexByte(":;,.)", line[i+1]) >= 0 {
+				return i + 1
+			}
 		}
 	}
 	for i := 1; i < len(s); i++ {
