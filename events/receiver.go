@@ -74,7 +74,7 @@ func (r *receiver) receive(request *http.Request, sender Sender, content []byte,
 }
 
 // handle does all that there is to do about events whose sender is known; batch says that there may be other than one.
-func (r *receiver) handle(ctx context.Context, span span, sender Sender, header http.Header, content []byte, received time.Time) (answers []Answer, batch bool, err error) {
+func (r *receiver) handle(ctx context.Context, span *span, sender Sender, header http.Header, content []byte, received time.Time) (answers []Answer, batch bool, err error) {
 	events, batch, err := decode(header, content, r.Decoder)
 	if err != nil {
 		return nil, batch, err
@@ -90,7 +90,7 @@ func (r *receiver) handle(ctx context.Context, span span, sender Sender, header 
 	}
 	answers, err = r.take(ctx, sender, events, received)
 	if err == nil && !batch {
-		span.SetAttributes(answers[0].attributes()...)
+		span.answered(answers[0])
 	}
 	return answers, batch, err
 }
