@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"math"
 	"mime"
@@ -58,17 +59,16 @@ func decode(header http.Header, body []byte, flux Decoder) (events []Event, batc
 			return []Event{e}, false, nil
 		}
 	}
-	var members []json.RawMessage
-	if bytes.HasPrefix(bytes.TrimLeft(body, " \t\r\n"), []byte("[")) && json.Unmarshal(body, &members) == nil {
+	if bytes.HasPrefix(bytes.TrimLeft(body, " \t\r\n"), []byte("[")) {
 		if media == mediaStructured {
 			return nil, false, refuse(invalid, "an array is a batch: its media type is "+mediaBatch)
 		}
-		events, err = fromArray(members)
+		events, err = fromArray(body)
 		return events, true, err
 	}
-	var fields map[string]json.RawMessage
-	if json.Unmarshal(body, &fields) != nil || fields == nil {
-		return nil, false, refuse(invalid, "the body is not a JSON object")
+	fields, err := membersOf(body)
+	if err != nil {
+		return nil, false, err
 	}
 	var e Event
 	switch _, isCloudEvent := fields["specversion"]; {
@@ -121,15 +121,27 @@ func hasAttributes(header http.Header) bool {
 	return false
 }
 
-func fromArray(members []json.RawMessage) ([]Event, error) {
-	if len(members) > maxBatch {
-		return nil, refuse(tooLarge, fmt.Sprintf("%d events are too many for one request: %d may be sent at once", len(members), maxBatch))
+// fromArray reads no more elements than there may be.
+func fromArray(body []byte) ([]Event, error) {
+	var elements []json.RawMessage
+	err := walk(body, '[', func(decoder *json.Decoder) error {
+		if len(elements) == maxBatch {
+			return refuse(tooLarge, fmt.Sprintf("more than %d events in one request", maxBatch))
+		}
+		var element json.RawMessage
+		if decoder.Decode(&element) != nil {
+			return errNotJSON
+		}
+		elements = append(elements, element)
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
-	events := make([]Event, len(members))
-	for i, member := range members {
-		var fields map[string]json.RawMessage
-		err := error(refuse(invalid, "it is not a JSON object"))
-		if json.Unmarshal(member, &fields) == nil {
+	events := make([]Event, len(elements))
+	for i, element := range elements {
+		fields, err := membersOf(element)
+		if err == nil {
 			events[i], err = fromFields(fields)
 		}
 		if err != nil {
@@ -139,11 +151,54 @@ func fromArray(members []json.RawMessage) ([]Event, error) {
 	return events, nil
 }
 
+// membersOf gives the members of a JSON object, and reads no more of them than an event may have.
+func membersOf(object []byte) (map[string]json.RawMessage, error) {
+	members := map[string]json.RawMessage{}
+	return members, walk(object, '{', func(decoder *json.Decoder) error {
+		var value json.RawMessage
+		name, err := decoder.Token()
+		if err != nil || decoder.Decode(&value) != nil {
+			return errNotJSON
+		}
+		members[name.(string)] = value
+		if len(members) > maxAttributes {
+			return refuse(invalid, fmt.Sprintf("more than %d attributes", maxAttributes))
+		}
+		return nil
+	})
+}
+
+// walk reads a JSON text that is an array or an object, as open says, with next for each element or member.
+func walk(text []byte, open json.Delim, next func(*json.Decoder) error) error {
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	if token, err := decoder.Token(); err != nil || token != open {
+		return errNotJSON
+	}
+	for decoder.More() {
+		if err := next(decoder); err != nil {
+			return err
+		}
+	}
+	if _, err := decoder.Token(); err != nil { // its end
+		return errNotJSON
+	}
+	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+		return errNotJSON
+	}
+	return nil
+}
+
+var errNotJSON = refuse(invalid, "it is not a JSON object, or not an array of them")
+
 // fromFields follows the JSON Event Format for CloudEvents 1.0.2, sections 2 and 3.
 func fromFields(fields map[string]json.RawMessage) (Event, error) {
 	attributes := map[string]any{}
 	for name, raw := range fields {
 		if name == "data" || name == "data_base64" {
+			continue
+		}
+		if raw[0] == '[' || raw[0] == '{' { // of no type that an attribute has, whatever is in it
+			attributes[name] = raw
 			continue
 		}
 		var value any
@@ -238,6 +293,9 @@ func headerValue(raw string) (string, error) {
 // fromAttributes makes an event that is valid but for its data. What is wrong is named, never quoted: of extensions not even
 // the name, which the sender chose.
 func fromAttributes(attributes map[string]any) (Event, error) {
+	if len(attributes) > maxAttributes {
+		return Event{}, refuse(invalid, fmt.Sprintf("more than %d attributes", maxAttributes))
+	}
 	if attributes["specversion"] != event.CloudEventsVersionV1 {
 		return Event{}, refuse(invalid, "the attribute specversion must be "+event.CloudEventsVersionV1)
 	}
@@ -275,6 +333,8 @@ func isValue(value any) bool {
 	switch v := value.(type) {
 	case float64:
 		return v == math.Trunc(v)
+	case json.RawMessage:
+		return false
 	case string:
 		return !strings.ContainsFunc(v, func(r rune) bool {
 			return unicode.IsControl(r) || r&0xfffe == 0xfffe || r >= 0xfdd0 && r <= 0xfdef

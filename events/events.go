@@ -30,7 +30,8 @@ const MaxSize = 256 << 10
 // What is taken of one request, and of all at once.
 const (
 	maxBatch      = 100
-	maxConcurrent = 16 // so that bodies hold 4 MiB at most
+	maxAttributes = 100 // of one event, with its data
+	maxConcurrent = 16  // so that bodies hold 4 MiB at most
 	// maxParallel is for how many events or targets of one request the Router or the Requester is called at once. With two calls each to the
 	// Kubernetes API, a full batch about as many targets passes within apiTimeout where a call takes 300 ms.
 	maxParallel = 25
