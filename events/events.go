@@ -169,6 +169,6 @@ func newReceiver(c Config, router Router, requester Requester) (*receiver, error
 		requester:   requester,
 		instruments: instruments,
 		places:      make(chan struct{}, maxConcurrent),
-		complaints:  complaints{logger: c.Logger, said: map[refused]said{}},
+		complaints:  complaints{logger: c.Logger, said: map[complaint]said{}},
 	}, nil
 }

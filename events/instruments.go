@@ -216,12 +216,19 @@ func traceParent(ctx context.Context) string {
 	return carrier.Get("traceparent")
 }
 
-// complaints are warnings about refused requests: of each reason one a minute, because anybody who reaches the port can cause them.
+// complaints are warnings about refused requests: of each reason and each sender one a minute, because anybody who reaches the port can
+// cause them, and must not hide what is wrong with the requests of a sender.
 type complaints struct {
 	logger *slog.Logger
 
 	mu   sync.Mutex
-	said map[refused]said
+	said map[complaint]said
+}
+
+// complaint is one, as long as it is the same; without a sender it is about everybody who has proven nothing.
+type complaint struct {
+	sender string
+	why    refused
 }
 
 type said struct {
@@ -233,13 +240,14 @@ type said struct {
 // about complains about a refusal, with nothing of the request but the address that it came from, and who proved to be its sender.
 func (c *complaints) about(ctx context.Context, address string, sender Sender, r *refusal) {
 	const every = time.Minute
+	this := complaint{sender.Name, r.why}
 	c.mu.Lock()
-	last, known := c.said[r.why]
+	last, known := c.said[this]
 	due := !known || time.Since(last.at) >= every
 	if due {
-		c.said[r.why] = said{at: time.Now()}
+		c.said[this] = said{at: time.Now()}
 	} else {
-		c.said[r.why] = said{at: last.at, unsaid: last.unsaid + 1}
+		c.said[this] = said{at: last.at, unsaid: last.unsaid + 1}
 	}
 	c.mu.Unlock()
 	if !due {
