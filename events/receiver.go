@@ -130,7 +130,10 @@ func (r *receiver) take(ctx context.Context, sender Sender, events []Event, rece
 
 // each calls do with 0 to n-1, several at once, and gives one of the errors.
 func each(n int, do func(int) error) error {
-	if n == 1 {
+	switch n { // of one event, mostly without a target
+	case 0:
+		return nil
+	case 1:
 		return do(0)
 	}
 	var all errgroup.Group
