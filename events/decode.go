@@ -96,8 +96,8 @@ func mediaType(header http.Header) (string, error) {
 		return "", refuse(unsupported, "a body must not be encoded")
 	}
 	value := header.Get("Content-Type")
-	if value == "" {
-		return "", nil
+	if value == "" || value == mediaJSON { // as Flux has it
+		return value, nil
 	}
 	media, parameters, err := mime.ParseMediaType(value)
 	if err != nil {

@@ -125,7 +125,10 @@ func (s *span) about(events []Event, batch bool) {
 		s.more = append(s.more, identify(events[0])...)
 	}
 	for _, e := range events {
-		origin, _ := extensions.GetDistributedTracingExtension(e.Event)
+		origin, ok := extensions.GetDistributedTracingExtension(e.Event)
+		if !ok {
+			continue
+		}
 		ctx := propagation.TraceContext{}.Extract(context.Background(),
 			propagation.MapCarrier{extensions.TraceParentExtension: origin.TraceParent, extensions.TraceStateExtension: origin.TraceState})
 		if sc := trace.SpanContextFromContext(ctx); sc.IsValid() {
