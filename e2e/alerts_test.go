@@ -4,9 +4,12 @@ package e2e
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -16,6 +19,7 @@ import (
 
 	"flux-token-refresher/e2e/internal/grafana"
 	"flux-token-refresher/e2e/internal/manifests"
+	"flux-token-refresher/e2e/internal/process"
 	"flux-token-refresher/e2e/internal/toolchain"
 )
 
@@ -36,13 +40,91 @@ func TestAlerts(t *testing.T) {
 			t.Errorf("promtool %s: %v\n%s", strings.Join(args, " "), err, out)
 		}
 	}
-	rules, tests := rulesOf(t, read(t, rulesFile)), string(read(t, filepath.Join(filepath.Dir(rulesFile), "rules_test.yaml")))
-	for _, rule := range rules.Groups[0].Rules {
-		firing := strings.Contains(tests, "alertname: "+rule.Alert+"\n")
-		quiet := strings.Contains(tests, "alertname: "+rule.Alert+"}")
-		if !firing || !quiet {
+	var cases struct {
+		Tests []struct {
+			Alerts []struct {
+				Alert string `json:"alertname"`
+				Want  []any  `json:"exp_alerts"`
+			} `json:"alert_rule_test"`
+		} `json:"tests"`
+	}
+	if err := yaml.Unmarshal(read(t, filepath.Join(filepath.Dir(rulesFile), "rules_test.yaml")), &cases); err != nil {
+		t.Fatal(err)
+	}
+	fires, quiet := map[string]bool{}, map[string]bool{}
+	for _, test := range cases.Tests {
+		for _, a := range test.Alerts {
+			fires[a.Alert] = fires[a.Alert] || len(a.Want) > 0
+			quiet[a.Alert] = quiet[a.Alert] || len(a.Want) == 0
+		}
+	}
+	for _, rule := range rulesOf(t, read(t, rulesFile)).Groups[0].Rules {
+		if !fires[rule.Alert] || !quiet[rule.Alert] {
 			t.Errorf("%s has no test in which it fires, or none in which it is quiet", rule.Alert)
 		}
+	}
+}
+
+// expectAlertsSeries: the leader has a series of the credential for which an alert asks so.
+func (l *loop) expectAlertsSeries(t *testing.T, alert, metric, label string) {
+	t.Helper()
+	for _, rule := range rulesOf(t, read(t, rulesFile)).Groups[0].Rules {
+		if rule.Alert == alert && !strings.Contains(rule.Expr.String(), metric+"{"+label+"}") {
+			t.Errorf("%s does not ask for %s{%s}", alert, metric, label)
+		}
+	}
+	metrics, err := l.leader.Get(patient(t), "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(metrics)) {
+		if strings.HasPrefix(line, metric+"{") && strings.Contains(line, label) &&
+			strings.Contains(line, fmt.Sprintf("namespace=%q", l.Namespace)) && strings.Contains(line, fmt.Sprintf("secret=%q", credential)) {
+			return
+		}
+	}
+	t.Errorf("no series %s{%s} about %s/%s:\n%s", metric, label, l.Namespace, credential, metrics)
+}
+
+// TestRefusalsHaveARunbook: each reason for which a replica refuses events, which its metrics name from the start, is either left out of
+// TokenRefresherEventsRefused or in the table of its runbook.
+func TestRefusalsHaveARunbook(t *testing.T) {
+	t.Parallel()
+	l := newLoop(t, controlPlane, fluxOf(t), newNamespace(t))
+	replica := startReplica(t, l.Installation, "refresher-0", "")
+	if _, err := replica.Output.Wait(patient(t), func(r process.Record) bool { return r["msg"] == "receiving events" }); err != nil {
+		t.Fatal(err)
+	}
+	metrics, err := replica.Get(patient(t), "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var counted []string
+	outcome := regexp.MustCompile(`outcome="([^"]+)"`)
+	for line := range strings.Lines(string(metrics)) {
+		if strings.HasPrefix(line, "token_refresher_events_total{") && strings.Contains(line, `verdict="none"`) {
+			counted = append(counted, outcome.FindStringSubmatch(line)[1])
+		}
+	}
+	slices.Sort(counted)
+	var known []string
+	for _, rule := range rulesOf(t, read(t, rulesFile)).Groups[0].Rules {
+		if left := regexp.MustCompile(`outcome!~"([^"]+)"`).FindStringSubmatch(rule.Expr.String()); left != nil {
+			known = strings.Split(left[1], "|")
+		}
+	}
+	_, runbook, _ := strings.Cut(string(read(t, "../docs/runbooks.md")), "\n## TokenRefresherEventsRefused\n")
+	runbook, _, _ = strings.Cut(runbook, "\n## ")
+	for line := range strings.Lines(runbook) {
+		if reasons, _, ok := strings.Cut(strings.TrimPrefix(line, "| "), " | "); ok && strings.HasPrefix(reasons, "`") {
+			for reason := range strings.SplitSeq(reasons, ", ") {
+				known = append(known, strings.Trim(reason, "`"))
+			}
+		}
+	}
+	slices.Sort(known)
+	if diff := cmp.Diff(counted, known); diff != "" {
+		t.Errorf("(-counted, +known to the alert or its runbook)\n%s", diff)
 	}
 }
 

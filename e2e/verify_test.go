@@ -51,6 +51,7 @@ func TestTokenRejected(t *testing.T) {
 				t.Errorf("%s Event %q, want that it %s", told.Type, told.Message, test.lacks)
 			}
 			t.Logf("%d minted: %s", l.minted()-minted, told.Message)
+			l.expectAlertsSeries(t, "TokenRefresherTokenRejected", `token_refresher_refreshes_total`, `outcome="TokenRejected"`)
 
 			repository.Allow()
 			l.sources.ask(t, "source")

@@ -39,7 +39,7 @@ type Config struct {
 	RetryPeriod time.Duration
 	// Logger says who leads, once per change; nil is slog's default.
 	Logger *slog.Logger
-	// MeterProvider takes token_refresher.leader and token_refresher.leader.transitions; nil takes none.
+	// MeterProvider takes token_refresher.leader and token_refresher.leader.transitions of Run; nil takes none.
 	MeterProvider metric.MeterProvider
 }
 

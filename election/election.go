@@ -63,7 +63,10 @@ func Run(ctx context.Context, cfg Config, lead Lead) error {
 // Once runs lead as Run does, in one term at most, and returns what lead returned, or an error when the term was lost. It waits for a
 // Lease that nobody renews any more, but not for a leader that is alive: its identity is returned, and lead was
 // not called. A leader shows that it is alive by renewing, so this takes up to its retryPeriod.
+//
+// It takes no metrics: a replica that will never lead again is not one whose leadership anybody can miss.
 func Once(ctx context.Context, cfg Config, lead Lead) (leader string, err error) {
+	cfg.MeterProvider = nil
 	e, leave, err := enter(ctx, cfg)
 	if err != nil {
 		return "", err

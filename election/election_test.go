@@ -629,6 +629,21 @@ func TestOnce(t *testing.T) {
 		return leader, time.Since(began), len(r.terms), err
 	}
 	work := func(context.Context, func() bool) error { return nil }
+	t.Run("no metrics", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			r := &replica{name: "b", link: newAPI().link()}
+			cfg := r.config(t)
+			reader := metric.NewManualReader()
+			cfg.MeterProvider = metric.NewMeterProvider(metric.WithReader(reader))
+			_, err := election.Once(t.Context(), cfg, r.record(work))
+			expect(t, "error", err, nil)
+			expect(t, "terms", len(r.terms), 1)
+			var all metricdata.ResourceMetrics
+			expect(t, "error of the reader", reader.Collect(t.Context(), &all), nil)
+			expect(t, "scopes with metrics", len(all.ScopeMetrics), 0)
+		})
+	})
 	t.Run("nobody leads", func(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {

@@ -3,6 +3,7 @@ package refresh_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -127,6 +128,15 @@ func day(t *testing.T, random *rand.Rand) {
 		if !held[target.Name].ours {
 			t.Errorf("%s was left as somebody made it", target.Name)
 		}
+	}
+	ours, lines := 0, strings.Count(w.logs.String(), `"level":"INFO"`)
+	for _, write := range w.store.Writes() {
+		if write.Manager == secret.Actor {
+			ours++
+		}
+	}
+	if lines != ours {
+		t.Errorf("%d lines at INFO about %d writes, want one for each, and nothing else", lines, ours)
 	}
 	t.Logf("%d writes, %d requests to the issuer", checked, len(mints))
 }

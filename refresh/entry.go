@@ -28,7 +28,7 @@ type entry struct {
 
 	finished bool   // for Once
 	said     string // what was said last of a state that lasts
-	failing  bool   // the last try failed
+	failing  bool   // a token is needed, and cannot be had or written
 	insisted string // the hash of the token that the issuer gave again last
 	counts   map[count]int64
 }
@@ -76,7 +76,7 @@ func (e *entry) finish() bool {
 	return first
 }
 
-// fails notes how the last try went.
+// fails notes whether the target is failing.
 func (e *entry) fails(failing bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()

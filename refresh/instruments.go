@@ -39,7 +39,7 @@ func newInstruments(mp metric.MeterProvider, tp trace.TracerProvider, entries ma
 	next, err4 := meter.Float64ObservableGauge("token_refresher.next_refresh.timestamp", metric.WithUnit("s"),
 		metric.WithDescription("When the token in the Secret is to be refreshed, in seconds since 1970."))
 	failing, err6 := meter.Int64ObservableGauge("token_refresher.refresh.failing",
-		metric.WithDescription("1 while the last try to refresh the Secret failed, else 0."))
+		metric.WithDescription("1 while the Secret needs a token that cannot be had or written, else 0."))
 	if err := errors.Join(err1, err2, err3, err4, err5, err6); err != nil {
 		return nil, err
 	}

@@ -26,6 +26,9 @@ func (t *term) reconcile(ctx context.Context, e *entry) {
 	case d.Action == Look:
 		if d.Reason == "" {
 			e.says("")
+			if !memory.Misconfigured { // else the next try fails as the last one did, though none is due
+				e.fails(false)
+			}
 			t.end(e, nil)
 		}
 		t.queue.AddAfter(e.target.Name, min(time.Until(d.At), longestSleep))
@@ -325,8 +328,8 @@ func (t *term) wait(ctx context.Context, e *entry, o Observed, d Decision) {
 			t.Recorder.Event(e.target.Name, o.UID, true, string(Refused), d.Why)
 		}
 	}
+	e.fails(d.Reason != Suspended)
 	if d.Reason == Suspended {
-		e.fails(false) // nobody tries
 		t.end(e, nil)
 	} else {
 		t.end(e, errors.New(d.Why))

@@ -19,6 +19,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"flux-token-refresher/refresh"
+	"flux-token-refresher/refresh/refreshtest"
 	"flux-token-refresher/refresh/secret"
 )
 
@@ -58,6 +59,61 @@ func TestWaitingIsSaidOnce(t *testing.T) {
 		if got := w.secret(t, target.Name).Annotations[secret.HandledOutcome]; got != "Refreshed" {
 			t.Errorf("handled-outcome %q after the wait ended", got)
 		}
+	})
+}
+
+// TestFailing: the gauge is 1 as long as a token is needed and cannot be had or written, and no longer.
+func TestFailing(t *testing.T) {
+	t.Parallel()
+	failing := func(t *testing.T, w *world, when string, want float64) {
+		t.Helper()
+		synctest.Wait()
+		if got := w.series(t)["token_refresher.refresh.failing{namespace=flux-system,secret=flux-system}"]; got != want {
+			t.Errorf("%s: failing is %g, want %g", when, got, want)
+		}
+	}
+	t.Run("somebody else mends the Secret", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(target)
+			if err := w.store.Create(t.Context(), "somebody", good()); err != nil {
+				t.Fatal(err)
+			}
+			w.fail(func(refresh.MintKey) error { return refreshtest.Unavailable() })
+			defer w.lead(t)()
+			failing(t, w, "with a good token", 0)
+			put := func(token string) {
+				w.edit(t, target.Name, func(s *corev1.Secret) { s.Data["bearerToken"] = []byte(token) })
+			}
+			put("altered")
+			failing(t, w, "while no token can be had", 1)
+			put("current")
+			failing(t, w, "with the good token again", 0)
+		})
+	})
+	t.Run("a Secret that cannot be written", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(target)
+			defer w.lead(t)()
+			failing(t, w, "without the Secret", 1)
+			refused := good()
+			refused.Type = corev1.SecretTypeTLS
+			if err := w.store.Create(t.Context(), "somebody", refused); err != nil {
+				t.Fatal(err)
+			}
+			failing(t, w, "while it is refused", 1)
+			w.edit(t, target.Name, func(s *corev1.Secret) { s.Annotations[secret.Suspend] = "true" })
+			failing(t, w, "while it is suspended", 0)
+			if err := w.store.Delete(t.Context(), target.Name); err != nil {
+				t.Fatal(err)
+			}
+			failing(t, w, "without the Secret again", 1)
+			if err := w.store.Create(t.Context(), "somebody", good()); err != nil {
+				t.Fatal(err)
+			}
+			failing(t, w, "with a good token", 0)
+		})
 	})
 }
 

@@ -277,11 +277,15 @@ func TestWhichExporters(t *testing.T) {
 	}
 }
 
-// grpcTraces and grpcLogs receive over OTLP/gRPC.
+// grpcTraces, grpcMetrics and grpcLogs receive over OTLP/gRPC.
 type (
 	grpcTraces struct {
 		coltrace.UnimplementedTraceServiceServer
 		got chan *coltrace.ExportTraceServiceRequest
+	}
+	grpcMetrics struct {
+		colmetric.UnimplementedMetricsServiceServer
+		got chan *colmetric.ExportMetricsServiceRequest
 	}
 	grpcLogs struct {
 		collog.UnimplementedLogsServiceServer
@@ -292,6 +296,11 @@ type (
 func (c *grpcTraces) Export(_ context.Context, r *coltrace.ExportTraceServiceRequest) (*coltrace.ExportTraceServiceResponse, error) {
 	c.got <- r
 	return &coltrace.ExportTraceServiceResponse{}, nil
+}
+
+func (c *grpcMetrics) Export(_ context.Context, r *colmetric.ExportMetricsServiceRequest) (*colmetric.ExportMetricsServiceResponse, error) {
+	c.got <- r
+	return &colmetric.ExportMetricsServiceResponse{}, nil
 }
 
 func (c *grpcLogs) Export(_ context.Context, r *collog.ExportLogsServiceRequest) (*collog.ExportLogsServiceResponse, error) {
@@ -305,9 +314,11 @@ func TestGRPC(t *testing.T) {
 		t.Fatal(err)
 	}
 	traces := &grpcTraces{got: make(chan *coltrace.ExportTraceServiceRequest, 1)}
+	metrics := &grpcMetrics{got: make(chan *colmetric.ExportMetricsServiceRequest, 1)}
 	logs := &grpcLogs{got: make(chan *collog.ExportLogsServiceRequest, 1)}
 	server := grpc.NewServer()
 	coltrace.RegisterTraceServiceServer(server, traces)
+	colmetric.RegisterMetricsServiceServer(server, metrics)
 	collog.RegisterLogsServiceServer(server, logs)
 	var serving errgroup.Group
 	serving.Go(func() error { return server.Serve(listener) })
@@ -319,13 +330,16 @@ func TestGRPC(t *testing.T) {
 	}()
 
 	endpoint := "http://" + listener.Addr().String()
-	setenv(t, map[string]string{"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"})
+	setenv(t, map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_LOGS_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"})
 	tel, _ := start(t, telemetry.Config{})
 	_, span := tel.TracerProvider().Tracer("test").Start(t.Context(), "refresh")
 	span.End()
 	tel.Logger().Info("refreshed")
 	if err := tel.Shutdown(t.Context()); err != nil {
 		t.Fatal(err)
+	}
+	if got := (<-metrics.got).ResourceMetrics[0].ScopeMetrics; len(got) == 0 {
+		t.Error("got no metrics")
 	}
 	if line := (<-logs.got).ResourceLogs[0].ScopeLogs[0].LogRecords[0].Body.GetStringValue(); line != "refreshed" {
 		t.Errorf("got line %q, want refreshed", line)
