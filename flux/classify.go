@@ -170,7 +170,8 @@ func (f findings) signIn() bool {
 // expression.
 func link(s string) string {
 	scheme := strings.IndexFunc(s, notOfScheme)
-	if !(scheme > 0 && 'a' <= s[0] && s[0] <= 'z' && strings.HasPrefix(s[scheme:], "://")) && !strings.HasPrefix(s, "refs/") {
+	isURL := scheme > 0 && 'a' <= s[0] && s[0] <= 'z' && strings.HasPrefix(s[scheme:], "://")
+	if !isURL && !strings.HasPrefix(s, "refs/") {
 		return ""
 	}
 	if end := strings.IndexAny(s, " \t\n\f\r"); end >= 0 {
