@@ -163,6 +163,12 @@ func TestDecodeRefuses(t *testing.T) {
 func FuzzNames(f *testing.F) {
 	f.Add("GitRepository", "flux-system", "fleet.main", "source.toolkit.fluxcd.io/v1")
 	f.Add("2", "1-2", "a..b", "/v1")
+	f.Add("2Repository", "a", "a", "")
+	f.Add("Repository", "a", "a", "1/2")
+	f.Add(strings.Repeat("k", 64), "a", "a", "")
+	f.Add("Repository", strings.Repeat("n", 64), "a", "")
+	f.Add("Repository", "a", strings.Repeat("n", 254), "")
+	f.Add("Repository", "a", "a", strings.Repeat("g", 254)+"/v1")
 	f.Add("K-", "-a", ".a", "v1/")
 	f.Add("k8s", "a.b", "a-.b", "a/b/c")
 	f.Add(strings.Repeat("k", 64), strings.Repeat("n", 63), strings.Repeat("n", 253), strings.Repeat("v", 63))
