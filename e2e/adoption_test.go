@@ -67,7 +67,7 @@ func TestDevelopersToken(t *testing.T) {
 				}
 				uses("Bearer", ours)
 			} else {
-				if string(adopted.Data["bearerToken"]) != theirs || !strings.Contains(told.Message, "Left of it: bearerToken, which Flux uses instead of") {
+				if string(adopted.Data["bearerToken"]) != theirs || !strings.Contains(told.Message, "Left beside it: bearerToken, which Flux uses instead of") {
 					t.Fatalf("the Event says: %s", told.Message)
 				}
 				uses("Bearer", theirs)

@@ -204,11 +204,19 @@ func TestChangedTargets(t *testing.T) {
 			t.Errorf("%s was changed", name)
 		}
 	}
-	writes, err := i.Cluster.Audit.Wait(patient(t), from, written, func(r cluster.Request) bool {
+	// All that it had begun is answered, and in the log, when it has ended.
+	if err := leader.Stop(patient(t)); err != nil {
+		t.Fatal(err)
+	}
+	to, err := i.Cluster.Audit.Mark(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	writes := i.Cluster.Audit.Between(from, to, func(r cluster.Request) bool {
 		return isProduct(i, r) && r.Resource == "secrets" && r.Verb == "patch"
 	})
-	if err != nil || len(writes) != written {
-		t.Errorf("%d writes, want one for each of %d Secrets (%v)", len(writes), written, err)
+	if len(writes) != written {
+		t.Fatalf("%d writes, want one for each of %d Secrets: %v", len(writes), written, writes)
 	}
 	for _, w := range writes {
 		if w.Code != 200 {
@@ -221,6 +229,52 @@ func TestChangedTargets(t *testing.T) {
 	if n := i.Entra.Requests() - 1; n != 3 {
 		t.Errorf("%d token requests for the new configuration, want 3", n)
 	}
+}
+
+// TestNoTokenOfTheNewIdentity: until there is one the Secret stays as it is, in the old format and with a token that works. The Event says what is
+// missing, and who asks for a refresh when it is there waits no longer.
+func TestNoTokenOfTheNewIdentity(t *testing.T) {
+	t.Parallel()
+	const name = "moved"
+	moved := change{before: bearer, after: basic, client: otherClient}
+	moved.after.fields += ", identity: other"
+	all := map[string]change{name: moved}
+	i := install(t, func(s *installation.Spec) {
+		s.Edit = func(string) string { return changedConfig(s.Namespace, all, func(c change) shape { return c.before }) }
+	})
+	if code, output := once(t, i, "before"); code != 0 {
+		t.Fatalf("exit code %d:\n%s", code, output)
+	}
+	before := awaitSecret(t, i, name, sound(i))
+
+	spec := replicaSpec(t, i, "after", "")
+	spec.Config = []byte(changedConfig(i.Namespace, all, func(c change) shape { return c.after }))
+	leader := launch(t, i, spec)
+	failed, err := leader.Output.Wait(patient(t), func(r process.Record) bool {
+		return r["msg"] == "refresh failed; the Secret stays as it is" && r["target"] == i.Namespace+"/"+name
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	missing := "AADSTS700016: identity other: application " + otherClient + " is not in tenant "
+	if why, _ := failed["error"].(string); failed["reason"] != string(refresh.ConfigChanged) || !strings.HasPrefix(why, missing) {
+		t.Errorf("the log says %v: %s, want that it begins with %q", failed["reason"], why, missing)
+	}
+	if told := awaitEvent(t, i, name, "RefreshFailed"); !strings.HasPrefix(told.Message, missing) {
+		t.Errorf("the Event says %q, want that it begins with %q", told.Message, missing)
+	}
+	if s := awaitSecret(t, i, name, sound(i)); s.ResourceVersion != before.ResourceVersion {
+		t.Errorf("it was changed: %v", s.Annotations)
+	}
+
+	i.Entra.Change(func(c *azuretest.Config) {
+		pod := c.Applications[0]
+		c.Applications = append(c.Applications, azuretest.Application{TenantID: pod.TenantID, ClientID: otherClient, Federated: pod.Federated})
+	})
+	requestRefresh(t, i, name, "mended")
+	moved.check(t, i, awaitSecret(t, i, name, func(s *corev1.Secret) bool {
+		return s != nil && s.Annotations[secret.HandledRequest] == refresh.Hash("mended")
+	}))
 }
 
 // check looks at what was written.

@@ -3,6 +3,7 @@ package e2e
 // Identities whose proofs are not the pod's own token, with a real API server and the rights of "config rbac".
 
 import (
+	"bytes"
 	"crypto/x509"
 	"slices"
 	"strings"
@@ -136,27 +137,48 @@ func TestIdentities(t *testing.T) {
 	}
 }
 
-// TestServiceAccountIsMissing, or says too little of itself: the log says what to do, and with what code.
-func TestServiceAccountIsMissing(t *testing.T) {
+// TestProofIsMissing, or may not be read, or says too little of itself: the log says what to do, and with what code. The other identities work.
+func TestProofIsMissing(t *testing.T) {
 	t.Parallel()
+	none := func(string) map[string]string { return nil }
 	for name, c := range map[string]struct {
 		annotations func(string) map[string]string
-		want        string
+		// proof takes the place of other in the configuration, which the rights are not made for.
+		other, proof string
+		failing      string
+		want         string
 	}{
-		"not there": {nil, "404: identity account: read the ServiceAccount NAMESPACE/repos: it does not exist"},
-		"no annotations": {func(string) map[string]string { return nil },
+		"no ServiceAccount": {nil, "", "", "by-account", "404: identity account: read the ServiceAccount NAMESPACE/repos: it does not exist"},
+		"no annotations": {none, "", "", "by-account",
 			"identity account: ServiceAccount NAMESPACE/repos has no annotation azure.workload.identity/client-id; annotate it, or write clientID"},
+		"a ServiceAccount without rights": {annotated, "/repos", "/strange", "by-account",
+			"403: identity account: read the ServiceAccount NAMESPACE/strange: not allowed: grant get on it and create on its token, by name (flux-token-refresher config rbac prints the Role)"},
+		"no key": {annotated, "clientCertificate", "clientSecret", "by-certificate", "identity certified: there is no Secret NAMESPACE/certificate with the key clientSecret"},
+		"a Secret without rights": {annotated, "/certificate", "/strange", "by-certificate",
+			"403: identity certified: read the Secret NAMESPACE/strange: not allowed: grant get on it by name"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			i, _ := identities(t, c.annotations)
-			code, output := once(t, i, "refresher-0")
-			want := strings.ReplaceAll(c.want, "NAMESPACE", i.Namespace)
-			if code != 1 || !strings.Contains(output.String(), want) {
-				t.Errorf("exit code %d, want 1 and %q in:\n%s", code, want, output)
+			if strings.HasPrefix(c.want, "403") {
+				deniedOnPurpose.Store(i.Namespace, true)
 			}
-			awaitSecret(t, i, "by-certificate", sound(i))
-			awaitSecret(t, i, "by-machine", sound(i))
+			spec := replicaSpec(t, i, "refresher-0", "")
+			spec.Command, spec.Config = "once", bytes.ReplaceAll(spec.Config, []byte(c.other), []byte(c.proof))
+			r := launch(t, i, spec)
+			code, err := r.Wait(patient(t))
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := strings.ReplaceAll(c.want, "NAMESPACE", i.Namespace)
+			if code != 1 || !strings.Contains(r.Output.String(), want) {
+				t.Errorf("exit code %d, want 1 and %q in:\n%s", code, want, r.Output)
+			}
+			for _, other := range []string{"by-certificate", "by-machine", "by-account"} {
+				if other != c.failing {
+					awaitSecret(t, i, other, sound(i))
+				}
+			}
 		})
 	}
 }

@@ -156,7 +156,7 @@ func TestAdoption(t *testing.T) {
 	if !took {
 		t.Error("the new token was written before Azure DevOps took it")
 	}
-	if told := l.told(t, string(refresh.Adopted)); !strings.Contains(told.Message, "Left of it: username, password, which Flux ignores") {
+	if told := l.told(t, string(refresh.Adopted)); !strings.Contains(told.Message, "Left beside it: username, password, which Flux ignores") {
 		t.Errorf("the Event says %q, want that it tells what is left", told.Message)
 	}
 }

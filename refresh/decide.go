@@ -43,6 +43,8 @@ const (
 	Reuse Action = "reuse"
 	// Mint a token that is not the one with Observed.TokenHash, then write it.
 	Mint Action = "mint"
+	// Keep the token that stands there: the issuer insists on it, as it said when it was asked for another target.
+	Keep Action = "keep"
 	// Supersede the open request: it is about a token that is no longer there.
 	Supersede Action = "supersede"
 	// Fail the open request: the mint that it asked for failed until somebody changes something.
@@ -58,7 +60,7 @@ type Decision struct {
 	Why string
 	// Renews tells that the Secret is sound and the token itself is to go, for Reuse and Mint.
 	Renews bool
-	// At is when to look again, for Look alone.
+	// At is when to look again, for Look, and when to ask the issuer again, for Keep.
 	At time.Time
 }
 
@@ -73,6 +75,10 @@ type Memory struct {
 	// Misconfigured tells that the last mint failed until somebody changes something, and Mended that the open request came
 	// after it: that is taken for the word that somebody did, and does not wait for MintAfter.
 	Misconfigured, Mended bool
+	// Until InsistsUntil the issuer insists on the token that is held; zero where it does not. Answered tells that it said so when it was asked
+	// after the open request was seen.
+	InsistsUntil time.Time
+	Answered     bool
 }
 
 const (
@@ -88,7 +94,7 @@ type kind int
 const (
 	await   kind = iota // only the Secret can change it
 	repair              // the held token will do, as long as it lives; repeated ones are paced
-	renewal             // a token other than the one that stands there
+	renewal             // a token other than the one that stands there, unless the issuer insists on it
 	request             // a renewal that somebody asked for; repeated ones cool down
 )
 
@@ -162,9 +168,11 @@ func Decide(t Target, o Observed, m Memory, p Policy, now time.Time) Decision {
 		case !m.Held.Alive(now):
 		case fixable[c.reason] || m.Held.Hash != o.TokenHash:
 			d.Action = Reuse
-		case c.kind != request && now.Before(p.RefreshAt(m.Held).Add(-p.Within)):
+		case c.kind != request && now.Before(p.RefreshAt(m.Held).Add(-p.Within)), c.kind == repair && now.Before(m.InsistsUntil):
 			// It is the token that stands there, and its time has not come: what is wrong is what the annotations say.
 			d.Action, d.Renews = Reuse, false
+		case c.kind == renewal && now.Before(m.InsistsUntil), c.kind == request && m.Answered:
+			d.Action, d.At = Keep, m.InsistsUntil
 		}
 		notBefore := m.WriteAfter
 		switch {

@@ -145,6 +145,10 @@ func (r row) memory(t *testing.T) refresh.Memory {
 			m.Mended = true
 		case "mint-after":
 			m.MintAfter = when(now, value)
+		case "insists":
+			m.InsistsUntil = when(now, value)
+		case "answered":
+			m.Answered = true
 		case "write-after":
 			m.WriteAfter = when(now, value)
 		case "repair-after":
@@ -169,7 +173,7 @@ func TestDecide(t *testing.T) {
 				t.Error("the decision does not say why")
 			}
 			want := refresh.Decision{Action: r.action, Reason: r.reason}
-			if r.action == refresh.Look {
+			if r.action == refresh.Look || r.action == refresh.Keep {
 				want.At = when(now, r.looksAgain)
 			}
 			got.Why, got.Renews = "", false

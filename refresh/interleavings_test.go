@@ -34,6 +34,7 @@ import (
 // FuzzInterleavings runs an hour of a seed's making, and then half an hour in which nothing fails any more. Of that hour:
 //
 //   - an acknowledged request is handled by a write whose observation saw it, unless somebody took it off the Secret;
+//   - a demand, which a person annotates or an event makes, ends in another token than the one that was written before;
 //   - a request that was acknowledged without being written is about a token that is gone, or about one about which a request is open;
 //   - in the end no Secret holds a token that was revoked before a request about it was acknowledged, nor anything that is not ours;
 //   - the issuer gave no more tokens than there were terms, revocations, demands and refreshes that were due: however many events there
@@ -76,13 +77,14 @@ type simulation struct {
 	asked          []asked
 }
 
-// asked is a request that was acknowledged as written, as it stands in its context.
+// asked is a request that was acknowledged as written, as it stands in its context. One that is about no token is a demand.
 type asked struct {
 	target  refresh.Name
 	at      time.Time
 	raw     string
 	context string
 	about   string
+	held    string // token-hash when it was written
 }
 
 func newSimulation(t *testing.T, seed uint64) *simulation {
@@ -140,10 +142,7 @@ func (s *simulation) hour() {
 		case n < 95:
 			_ = s.store.Edit(s.t.Context(), "somebody", target.Name, func(live *corev1.Secret) { live.Data["bearerToken"] = []byte("theirs") })
 		case n < 96:
-			s.demands++
-			_ = s.store.Edit(s.t.Context(), "somebody", target.Name, func(live *corev1.Secret) {
-				metav1.SetMetaDataAnnotation(&live.ObjectMeta, secret.Request, fmt.Sprint(s.random.Int()))
-			})
+			s.demand(target)
 		case n < 98:
 			s.term.cancel() // it crashes; the Lease runs out
 			time.Sleep(time.Duration(s.random.Int64N(int64(15 * time.Second))))
@@ -171,6 +170,21 @@ func (s *simulation) token(target refresh.Target) string {
 		return ""
 	}
 	return refresh.Hash(string(live.Data["bearerToken"]))
+}
+
+// demand has a person ask for another token.
+func (s *simulation) demand(target refresh.Target) {
+	s.demands++
+	a := asked{target: target.Name, at: time.Now(), raw: fmt.Sprint(s.random.Int())}
+	if err := s.store.Edit(s.t.Context(), "somebody", target.Name, func(live *corev1.Secret) {
+		metav1.SetMetaDataAnnotation(&live.ObjectMeta, secret.Request, a.raw)
+		a.context, a.held = live.Annotations[secret.RequestContext], live.Annotations[secret.TokenHash]
+	}); err != nil {
+		return // there is no Secret
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.asked = append(s.asked, a)
 }
 
 // event has a sender tell, after a while and twice, that a source failed now.
@@ -420,11 +434,12 @@ func (h *hands) Patch(ctx context.Context, name string, _ types.PatchType, data 
 		return nil, apierrors.NewServiceUnavailable("away")
 	}
 	on := refresh.Name{Namespace: target.Name.Namespace, Name: name}
-	conflict := false
+	conflict, held := false, ""
 	if err := h.store.Edit(ctx, secret.Actor, on, func(live *corev1.Secret) {
 		if conflict = live.ResourceVersion != change.Metadata.ResourceVersion; conflict {
 			return
 		}
+		held = live.Annotations[secret.TokenHash]
 		for key, value := range change.Metadata.Annotations {
 			metav1.SetMetaDataAnnotation(&live.ObjectMeta, key, value)
 		}
@@ -437,7 +452,7 @@ func (h *hands) Patch(ctx context.Context, name string, _ types.PatchType, data 
 	case h.happens(h.place + ", whose answer is lost"):
 		return nil, apierrors.NewServiceUnavailable("away")
 	}
-	h.written = asked{target: on, at: time.Now(), raw: change.Metadata.Annotations[secret.Request], context: change.Metadata.Annotations[secret.RequestContext], about: why.About}
+	h.written = asked{target: on, at: time.Now(), raw: change.Metadata.Annotations[secret.Request], context: change.Metadata.Annotations[secret.RequestContext], about: why.About, held: held}
 	return nil, nil
 }
 
@@ -489,8 +504,12 @@ func (s *simulation) handled(a asked, history []*corev1.Secret) {
 		case w == nil || w.Annotations[secret.Request] != a.raw:
 			return // somebody deleted the Secret, or asked for something else
 		case w.Annotations[secret.HandledRequest] == refresh.Hash(a.raw):
-			if outcome := w.Annotations[secret.HandledOutcome]; outcome == string(refresh.Refreshed) && w.Annotations[secret.TokenHash] == a.about {
+			outcome, token := w.Annotations[secret.HandledOutcome], w.Annotations[secret.TokenHash]
+			if outcome == string(refresh.Refreshed) && token == a.about {
 				s.t.Errorf("%s: request %s was answered with the token that it is about", a.target, a.raw)
+			}
+			if a.about == "" && (outcome != string(refresh.Refreshed) || token == a.held || refresh.Hash(string(w.Data["bearerToken"])) != token) {
+				s.t.Errorf("%s: the demand %s ended in %s, with the token %s in the place of %s", a.target, a.raw, outcome, token, a.held)
 			}
 			return
 		}

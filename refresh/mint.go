@@ -13,9 +13,13 @@ import (
 type mint struct {
 	mu       sync.Mutex
 	inFlight bool
+	began    time.Time // the last one
 	parked   map[*entry]Decision
 	// origin is the span in which the token that is held was minted, if that was in this term.
 	origin trace.SpanContext
+	// Until insistsUntil the issuer has no other token than the one that is held, as it said when it was asked at insistedAt. Both are zero
+	// where it gave another one.
+	insistedAt, insistsUntil time.Time
 
 	// The failures in a row, and the last of them: when, why, and its share of the jitter.
 	failures int
@@ -35,7 +39,7 @@ func (m *mint) begin(e *entry, d Decision) bool {
 		m.parked[e] = d
 		return false
 	}
-	m.inFlight = true
+	m.inFlight, m.began = true, time.Now()
 	return true
 }
 
@@ -48,12 +52,16 @@ func (m *mint) end() map[*entry]Decision {
 	return waiting
 }
 
-// succeeded forgets the failures.
-func (m *mint) succeeded(ctx context.Context) {
+// succeeded forgets the failures. insists is until when the issuer insists on the token that it gave again; zero for another token.
+func (m *mint) succeeded(ctx context.Context, insists time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.failures, m.failure = 0, nil
 	m.origin = trace.SpanContextFromContext(ctx)
+	m.insistedAt, m.insistsUntil = time.Time{}, insists
+	if !insists.IsZero() {
+		m.insistedAt = m.began
+	}
 }
 
 // link links the span of whoever takes the token that is held to its mint, which belongs to another target's trace.
@@ -77,6 +85,8 @@ func (m *mint) failed(err *Error, now time.Time, u float64) {
 func (m *mint) remember(memory *Memory, expires, asked time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	memory.InsistsUntil = m.insistsUntil
+	memory.Answered = !m.insistsUntil.IsZero() && !m.insistedAt.Before(asked)
 	if m.failure == nil {
 		return
 	}

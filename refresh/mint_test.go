@@ -206,6 +206,56 @@ func TestSameTokenAgainIsUnchanged(t *testing.T) {
 	})
 }
 
+// TestSameTokenAgainAnswersAll: the issuer is asked once for all the Secrets that hold the token which it insists on, and once more when it can
+// have another one. Who demands a token asks it anew.
+func TestSameTokenAgainAnswersAll(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		const n = 200
+		w := newWorld(many(n)...)
+		w.source.Sticky = true
+		w.source.Latency = time.Second
+		w.source.Lifetime = func(refresh.MintKey) time.Duration { return 24 * time.Hour }
+		start := time.Now()
+		// asked sleeps until so long after the start, and expects so many requests to the issuer by then.
+		asked := func(at time.Duration, want int) {
+			t.Helper()
+			time.Sleep(at - time.Since(start))
+			if got := len(w.source.Mints()); got != want {
+				t.Fatalf("%d requests for %d Secrets of one token after %s, want %d", got, n, at, want)
+			}
+		}
+		defer w.lead(t)()
+		asked(17*time.Hour, 1)
+		// Due after three quarters of the day, then half-way to its end each time.
+		asked(20*time.Hour, 2)
+		asked(22*time.Hour, 3)
+		for _, target := range w.Targets {
+			at, err := time.Parse(time.RFC3339, w.secret(t, target.Name).Annotations[secret.RefreshAt])
+			if err != nil || at.Sub(start) < 22*time.Hour || at.Sub(start) > 23*time.Hour {
+				t.Fatalf("%s: refresh-at is %s after the first token (%v), want half-way to its end", target.Name, at.Sub(start), err)
+			}
+		}
+		before := len(w.store.Writes())
+		w.request(t, w.Targets[0].Name, "first")
+		time.Sleep(500 * time.Millisecond)
+		for _, target := range w.Targets[1:] { // while the first is answered
+			w.request(t, target.Name, "others")
+		}
+		asked(22*time.Hour+5*time.Second, 5)
+		for _, target := range w.Targets {
+			if got := w.secret(t, target.Name).Annotations[secret.HandledOutcome]; got != string(refresh.Unchanged) {
+				t.Fatalf("%s: handled-outcome %q, want Unchanged", target.Name, got)
+			}
+		}
+		if writes := len(w.store.Writes()) - before; writes != 2*n {
+			t.Errorf("%d writes, want each request and its answer", writes)
+		}
+		asked(22*time.Hour+30*time.Minute, 5)
+		asked(23*time.Hour+5*time.Minute, 6)
+	})
+}
+
 // TestLeaseLostWhileMinting: the mint began under the lease, the write must not.
 func TestLeaseLostWhileMinting(t *testing.T) {
 	t.Parallel()

@@ -17,7 +17,8 @@ type Observed struct {
 	Refused string
 	// Foreign tells that a credential which is not ours stands there.
 	Foreign bool
-	// Leftover says what of that credential stays beside our token, and how to remove it; "" when nothing does.
+	// Leftover says what of that credential stays beside our token, and how to remove it; "" when nothing does. Where the token is ours already, it
+	// is about what Flux uses instead.
 	Leftover string
 	// OtherManager is the field manager, other than ours, that last wrote a key of the target; "" when none did.
 	OtherManager string

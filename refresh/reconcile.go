@@ -123,6 +123,9 @@ func (t *term) carryOut(ctx context.Context, e *entry, o Observed, d Decision) (
 		return outcome, token, err
 	case d.Action == Fail:
 		return t.settle(ctx, e, o, Failed, time.Time{}, Token{})
+	case d.Action == Keep:
+		held, _ := t.Source.Held(e.target.Mint)
+		return t.settle(ctx, e, o, Unchanged, d.At, held)
 	case d.Action == Mint && t.looksFirst(e, o, d):
 		// Before the right to mint is taken: a Git server that is slow holds up no other target.
 		taken, err := t.stillTaken(ctx, e, o)
@@ -171,13 +174,13 @@ func (t *term) carryOut(ctx context.Context, e *entry, o Observed, d Decision) (
 	return t.follow(ctx, e, d, o.Request.Open(), outcome, token, record.Handled)
 }
 
-// refreshedAt is since when the Secret can hold the token: an event from before that is about an earlier one. A repair changes nothing about it, and where
-// the Secret does not tell what it held, that may have been this very token.
+// refreshedAt is since when the Secret can hold the token: an event from before that is about an earlier one. A repair changes nothing about it, whoever
+// leads: an issuer that insists on a token may have given it to the leader before, too. Where the Secret does not tell what it held, that may have been this very token.
 func refreshedAt(o Observed, token Token, now time.Time) time.Time {
 	switch {
 	case o.TokenHash != "" && o.TokenHash != token.Hash:
 		return now
-	case o.TokenHash != "" && !o.RefreshedAt.Before(token.Minted.Truncate(time.Second)) && !o.RefreshedAt.After(now):
+	case o.TokenHash != "" && !o.RefreshedAt.After(now) && !token.Expires.After(o.RefreshedAt.Add(farthest)): // as implausible has it
 		return o.RefreshedAt
 	}
 	return token.Minted
@@ -201,19 +204,23 @@ func (t *term) acquire(ctx context.Context, e *entry, o Observed, d Decision) (T
 		if err == nil && !token.Alive(time.Now()) {
 			err = &Error{Class: Unavailable, Text: "the issuer gave a token that has already ended"}
 		}
-		t.minted(ctx, e, o, err)
+		var insists time.Time
+		if err == nil && token.Hash == o.TokenHash {
+			insists = UnchangedAt(token.Expires, time.Now())
+		}
+		t.minted(ctx, e, o, insists, err)
 		return err
 	}, attribute.Bool("token.reused", d.Action == Reuse), attribute.String("token.identity", e.target.Mint.Identity))
 	return token, err
 }
 
 // minted ends a mint: it remembers how it went, and wakes who was parked for it, or tells them how it failed.
-func (t *term) minted(ctx context.Context, e *entry, o Observed, err error) {
+func (t *term) minted(ctx context.Context, e *entry, o Observed, insists time.Time, err error) {
 	m := t.mints[e.target.Mint]
 	var failure *Error
 	switch {
 	case err == nil:
-		m.succeeded(ctx)
+		m.succeeded(ctx, insists)
 	case ctx.Err() == nil && !errors.Is(err, errNotLeading):
 		failure = known(err)
 		now := time.Now()
@@ -296,14 +303,18 @@ func (t *term) succeeded(e *entry, o Observed, d Decision, outcome Outcome) {
 		}
 		t.Recorder.Event(name, o.UID, true, "Contended", other+" keeps changing this Secret's token; repairs wait longer each time, up to a minute. Take the key out of what "+other+" writes.")
 	case d.Reason == Adopted:
-		note := "A credential that was not ours was replaced by a token of identity " + e.target.Mint.Identity + "."
-		if o.Leftover != "" {
-			note += " " + o.Leftover
-		}
-		t.Recorder.Event(name, o.UID, false, string(Adopted), note)
+		t.Recorder.Event(name, o.UID, false, string(Adopted), beside("A credential that was not ours was replaced by a token of identity "+e.target.Mint.Identity+".", o))
 	case d.Reason == RefreshRequested && outcome == Refreshed:
-		t.Recorder.Event(name, o.UID, false, string(Refreshed), "A new token was written, as requested.")
+		t.Recorder.Event(name, o.UID, false, string(Refreshed), beside("A new token was written, as requested.", o))
 	}
+}
+
+// beside adds to a note about a new token what stays of another credential.
+func beside(note string, o Observed) string {
+	if o.Leftover == "" {
+		return note
+	}
+	return note + " " + o.Leftover
 }
 
 // tellFailure puts a failure beside the Secret, once for each kind of it in a row, and tells whether this was the first.

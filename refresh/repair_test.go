@@ -50,6 +50,57 @@ func TestRepairsDoNotMint(t *testing.T) {
 	})
 }
 
+// TestNewLeaderRepairsWithTheSameToken: it does not know when the token was minted, and the Secret does. An event about a failure from before
+// the repair is about this token all the same.
+func TestNewLeaderRepairsWithTheSameToken(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		harm func(*corev1.Secret)
+		kept bool
+	}{
+		"a key is missing":        {func(s *corev1.Secret) { delete(s.Data, "bearerToken") }, true},
+		"a key is overwritten":    {func(s *corev1.Secret) { s.Data["bearerToken"] = []byte("theirs") }, true},
+		"another configuration":   {func(s *corev1.Secret) { s.Annotations[secret.ConfigHash] = "another" }, true},
+		"refresh-at is missing":   {func(s *corev1.Secret) { delete(s.Annotations, secret.RefreshAt) }, true},
+		"refreshed-at is missing": {func(s *corev1.Secret) { delete(s.Annotations, secret.RefreshedAt) }, false},
+		"refreshed-at lies ahead": {annotate(secret.RefreshedAt, time.Hour), false},
+		"refreshed-at is too old": {annotate(secret.RefreshedAt, -48*time.Hour), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(many(1)...)
+				name := w.Targets[0].Name
+				w.source.Sticky = true
+				w.source.Lifetime = func(refresh.MintKey) time.Duration { return 24 * time.Hour }
+				time.Sleep(456 * time.Millisecond)
+				w.lead(t)()
+				first := w.secret(t, name)
+				time.Sleep(time.Hour)
+				w.edit(t, name, test.harm)
+				w.source.Forget()
+				defer w.lead(t)()
+				repaired := w.secret(t, name)
+				if repaired.Annotations[secret.TokenHash] != first.Annotations[secret.TokenHash] || string(repaired.Data["bearerToken"]) != string(first.Data["bearerToken"]) {
+					t.Fatalf("it holds another token: %v", repaired.Annotations)
+				}
+				want := time.Now().UTC().Format(time.RFC3339)
+				if test.kept {
+					want = first.Annotations[secret.RefreshedAt]
+				}
+				if got := repaired.Annotations[secret.RefreshedAt]; got != want {
+					t.Errorf("refreshed-at is %s, want %s", got, want)
+				}
+				writes := len(w.store.Writes())
+				time.Sleep(10 * time.Minute)
+				if n := len(w.store.Writes()) - writes; n != 0 {
+					t.Errorf("%d more writes", n)
+				}
+			})
+		})
+	}
+}
+
 func TestContention(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

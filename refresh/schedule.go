@@ -39,10 +39,10 @@ func (p Policy) RefreshAt(t Token) time.Time {
 // shortestWait is the least that a token is used, where it lives twice as long.
 const shortestWait = 30 * time.Second
 
-// UnchangedAt is when to ask again an issuer that insisted on a token which ends at expires: half-way to its end, as
-// IMDS keeps a token for up to a day and cannot be forced (measured), but at least a minute from now.
+// UnchangedAt is when to ask again an issuer that insisted on a token which ends at expires, in whole seconds, as the annotations hold it:
+// half-way to its end, as IMDS keeps a token for up to a day and cannot be forced (measured), but at least a minute from now.
 func UnchangedAt(expires, now time.Time) time.Time {
-	return now.Add(max(expires.Sub(now)/2, time.Minute))
+	return now.Add(max(expires.Sub(now)/2, time.Minute)).Truncate(time.Second)
 }
 
 // backoffs are the first and the longest delay of each class of failure, doubling in between.
@@ -53,12 +53,17 @@ var backoffs = map[Class]struct{ first, longest time.Duration }{
 	Misconfigured: {time.Minute, 15 * time.Minute},
 }
 
-// longestDead bounds the delay once the token has ended and the other side may be back at any moment.
-const longestDead = 30 * time.Second
+const (
+	// longestDead bounds the delay once the token has ended and the other side may be back at any moment.
+	longestDead = 30 * time.Second
+	// longestAsked bounds what the other side may ask for once the token has ended: what it says is input, and nothing works meanwhile.
+	longestAsked = 15 * time.Minute
+)
 
 // RetryDelay is how long to leave a failure alone: growing with the failures in a row (1, 2, …), a fifth of it given
 // to jitter (0 ≤ u < 1), no less than the other side asked for. While validity is left, two more
-// tries always fit into it, down to one a second; when none is left, an outage is tried every longestDead.
+// tries always fit into it, down to one a second; when none is left, an outage is tried every longestDead, and
+// nobody is left alone for more than longestAsked.
 func RetryDelay(err *Error, failures int, left time.Duration, u float64) time.Duration {
 	b := backoffs[err.Class]
 	d := b.longest
@@ -70,10 +75,10 @@ func RetryDelay(err *Error, failures int, left time.Duration, u float64) time.Du
 		d = min(d, longestDead)
 	}
 	d = max(d, err.RetryAfter)
-	if left > 0 {
-		d = min(d, max(left/3, time.Second))
+	if left <= 0 {
+		return min(d, longestAsked)
 	}
-	return d
+	return min(d, max(left/3, time.Second))
 }
 
 // Cooldown is what lies between two requested mints of a target after so many new tokens in a row were rejected: it doubles

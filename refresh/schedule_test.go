@@ -90,6 +90,7 @@ func TestRetryDelay(t *testing.T) {
 		{"to a second", refresh.Error{Class: refresh.Unavailable}, 1000, time.Millisecond, 0, time.Second},
 		{"nothing is left", refresh.Error{Class: refresh.Unavailable}, 1000, -time.Minute, 0, 30 * time.Second},
 		{"nothing is left, as asked", refresh.Error{Class: refresh.Unavailable, RetryAfter: time.Minute}, 1000, -time.Minute, 0, time.Minute},
+		{"nothing is left, asked for a day", refresh.Error{Class: refresh.Throttled, RetryAfter: 24 * time.Hour}, 1, -time.Minute, 0, 15 * time.Minute},
 		{"nothing is left, misconfigured", refresh.Error{Class: refresh.Misconfigured}, 1000, -time.Minute, 0, 15 * time.Minute},
 		{"as asked", refresh.Error{Class: refresh.Throttled, RetryAfter: time.Minute}, 1, time.Hour, 0.9, time.Minute},
 		{"as asked, within what is left", refresh.Error{Class: refresh.Throttled, RetryAfter: time.Hour}, 1, 30 * time.Minute, 0, 10 * time.Minute},

@@ -187,6 +187,43 @@ func TestSpans(t *testing.T) {
 	})
 }
 
+// TestLeftoverIsToldAgain: somebody for whom Flux fails with the token that was left there asks for another one, and that does not help. They are told,
+// whoever leads by then.
+func TestLeftoverIsToldAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		target := target
+		target.Format = refresh.BasicAuth("git")
+		w := newWorld(target)
+		theirs := good()
+		theirs.Annotations = nil
+		if err := w.store.Create(t.Context(), "somebody", theirs); err != nil {
+			t.Fatal(err)
+		}
+		w.lead(t)()
+		defer w.lead(t)()
+		w.request(t, target.Name, "1")
+		synctest.Wait()
+		w.edit(t, target.Name, func(s *corev1.Secret) { delete(s.Data, "bearerToken") })
+		time.Sleep(policy.Cooldown)
+		w.request(t, target.Name, "2")
+		synctest.Wait()
+		const left = "Left beside it: bearerToken, which Flux uses instead of what the target's format writes."
+		told := w.recorder.Events()
+		if len(told) != 3 {
+			t.Fatalf("events %v, want Adopted and Refreshed twice", told)
+		}
+		for i, want := range []struct {
+			reason string
+			left   bool
+		}{{"Adopted", true}, {"Refreshed", true}, {"Refreshed", false}} {
+			if told[i].Reason != want.reason || strings.Contains(told[i].Note, left) != want.left {
+				t.Errorf("event %d is %+v, want %s, which says what is left: %t", i, told[i], want.reason, want.left)
+			}
+		}
+	})
+}
+
 // TestReusedTokenLeadsToItsMint: whoever asks where the token in a Secret comes from finds the trace in which it was minted.
 func TestReusedTokenLeadsToItsMint(t *testing.T) {
 	t.Parallel()

@@ -275,7 +275,7 @@ func TestAdoption(t *testing.T) {
 					t.Error("not adopted after every server took the token")
 				}
 				told := slices.DeleteFunc(w.recorder.Events(), func(e refreshtest.Event) bool { return e.Reason != string(refresh.Adopted) })
-				if len(told) != 1 || told[0].Warning || !strings.Contains(told[0].Note, "Left of it: username, password") {
+				if len(told) != 1 || told[0].Warning || !strings.Contains(told[0].Note, "Left beside it: username, password") {
 					t.Errorf("events %v, want one that says what is left", told)
 				}
 			})

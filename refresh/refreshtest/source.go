@@ -19,13 +19,14 @@ type Source struct {
 	RefreshIn time.Duration
 	// Latency of a mint.
 	Latency time.Duration
-	// Sticky lets the issuer insist on a token until its end, as managed-identity endpoints do.
+	// Sticky lets the issuer insist on a token until its end, whoever asks, as managed-identity endpoints do.
 	Sticky bool
 	// Fail decides whether a mint fails, after Latency; never when nil. Its calls never overlap.
 	Fail func(refresh.MintKey) error
 
 	mu      sync.Mutex
 	mints   []Mint
+	issued  map[refresh.MintKey]refresh.Token // by the issuer, last
 	held    map[refresh.MintKey]refresh.Token
 	flights map[refresh.MintKey]*flight
 }
@@ -74,7 +75,7 @@ func (s *Source) Token(ctx context.Context, key refresh.MintKey, notHash string)
 		}
 	}
 	if s.flights == nil {
-		s.held, s.flights = map[refresh.MintKey]refresh.Token{}, map[refresh.MintKey]*flight{}
+		s.issued, s.held, s.flights = map[refresh.MintKey]refresh.Token{}, map[refresh.MintKey]refresh.Token{}, map[refresh.MintKey]*flight{}
 	}
 	f := &flight{done: make(chan struct{})}
 	s.flights[key] = f
@@ -107,8 +108,9 @@ func (s *Source) mint(key refresh.MintKey, sent time.Time) (refresh.Token, error
 			return refresh.Token{}, err
 		}
 	}
-	t := s.held[key]
-	if !s.Sticky || !t.Alive(time.Now()) {
+	t := s.issued[key]
+	switch {
+	case !s.Sticky || !t.Alive(time.Now()):
 		lifetime := time.Hour
 		if s.Lifetime != nil {
 			lifetime = s.Lifetime(key)
@@ -118,6 +120,11 @@ func (s *Source) mint(key refresh.MintKey, sent time.Time) (refresh.Token, error
 			refreshOn = sent.Add(s.RefreshIn)
 		}
 		t = refresh.NewToken(fmt.Sprintf("token %d of %s at %d", len(s.mints)+1, key, sent.UnixNano()), sent, sent.Add(lifetime), refreshOn)
+		s.issued[key] = t
+	case s.held[key].Hash == t.Hash:
+		t = s.held[key] // the same one again is no newer than it was
+	default:
+		t = refresh.NewToken(t.Reveal(), sent, t.Expires, t.RefreshOn)
 	}
 	s.held[key] = t
 	s.mints = append(s.mints, Mint{At: sent, Key: key, Token: t})

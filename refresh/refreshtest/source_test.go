@@ -81,11 +81,15 @@ func TestSourceInMemory(t *testing.T) {
 			if same := token(t, s, first.Hash); same != first {
 				t.Errorf("got %v, want the same %v", same, first)
 			}
+			s.Forget() // who takes over does not know when it was minted
+			if same := token(t, s, ""); same.Hash != first.Hash || !same.Minted.Equal(time.Now()) {
+				t.Errorf("got %v, minted at %s, want the same %v from now on", same, same.Minted, first)
+			}
 			time.Sleep(time.Hour)
 			if next := token(t, s, ""); next.Hash == first.Hash {
 				t.Errorf("got the expired %v", next)
 			}
-			mints(t, s, 3)
+			mints(t, s, 4)
 		},
 		"a failed mint keeps what is held": func(t *testing.T, s *refreshtest.Source) {
 			first := token(t, s, "")

@@ -40,9 +40,7 @@ func Observe(target refresh.Target, s *corev1.Secret) refresh.Observed {
 			Outcome: refresh.Outcome(s.Annotations[HandledOutcome]),
 		},
 	}
-	if o.Foreign {
-		o.Leftover = leftover(target, s)
-	}
+	o.Leftover = leftover(target, s, o.Foreign)
 	return o
 }
 
@@ -97,8 +95,9 @@ func foreign(target refresh.Target, s *corev1.Secret) bool {
 }
 
 // leftover says what of a foreign credential stays beside the keys of the target: source-controller reads bearerToken where there is one, and
-// no username and password then (NewAuthOptions of fluxcd/pkg/git). A user name without a password is no credential.
-func leftover(target refresh.Target, s *corev1.Secret) string {
+// no username and password then (NewAuthOptions of fluxcd/pkg/git). A user name without a password is no credential. Once the token is ours
+// only that counts which Flux uses instead.
+func leftover(target refresh.Target, s *corev1.Secret, foreign bool) string {
 	stays := func(key string) bool {
 		_, there := s.Data[key] // an empty bearerToken is one, to Flux
 		return there && !slices.Contains(target.Format.Keys(), key)
@@ -113,7 +112,7 @@ func leftover(target refresh.Target, s *corev1.Secret) string {
 		}
 		keys = append(keys, "password")
 	}
-	if len(keys) == 0 {
+	if len(keys) == 0 || !foreign && keys[0] != "bearerToken" {
 		return ""
 	}
 	effect := "which Flux uses instead of what the target's format writes. Remove it"
@@ -124,7 +123,7 @@ func leftover(target refresh.Target, s *corev1.Secret) string {
 	for i, key := range keys {
 		operations[i] = fmt.Sprintf(`{"op":"remove","path":"/data/%s"}`, key)
 	}
-	return fmt.Sprintf("Left of it: %s, %s: kubectl -n %s patch secret %s --type=json -p '[%s]'",
+	return fmt.Sprintf("Left beside it: %s, %s: kubectl -n %s patch secret %s --type=json -p '[%s]'",
 		strings.Join(keys, ", "), effect, s.Namespace, s.Name, strings.Join(operations, ","))
 }
 
