@@ -4,7 +4,7 @@
 # Of the tag v1.2.3 it is 1.2.3, as that of the image and the chart.
 VERSION := $(patsubst v%,%,$(shell git describe --tags --always --dirty 2>/dev/null || echo unknown))
 
-.PHONY: build test test-node lint demo cluster bench
+.PHONY: build test test-node lint demo cluster bench fuzz
 
 build:
 	go build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/flux-token-refresher ./cmd/flux-token-refresher
@@ -16,6 +16,7 @@ test:
 	go test -race -timeout 10m ./...
 	cd e2e && go test -race -count=1 -timeout 30m -skip '^TestEventLoop$$' ./...
 	cd e2e && go test -race -count=1 -v -run '^TestEventLoop$$' .
+	$(MAKE) fuzz FUZZTIME=5s
 
 # The product in Pods, on a node of its own. As root on Linux, with what it says is missing, else "make test" is all there is. The first run
 # builds everything within that hour.
@@ -34,6 +35,14 @@ demo:
 # That node, to look around in.
 cluster:
 	cd e2e && go run ./node
+
+# Each fuzz target for that long, one after the other, from its seeds and testdata/fuzz. What it finds stands there, too, and fails "make test".
+FUZZTIME = 10m
+
+fuzz:
+	grep -rHo --include='*_test.go' '^func Fuzz[A-Za-z]*' . | sed 's,/[^/]*:func , ,' | sort | while read -r package target; do \
+		go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1s "$$package" || exit; \
+	done
 
 # Signed events a second against a bare handler, in one run.
 bench:

@@ -118,11 +118,11 @@ func TestSources(t *testing.T) {
 
 func route(t *testing.T, router *flux.Router, body []byte, want refresh.Name) {
 	t.Helper()
-	e, err := flux.Decode(body)
+	_, e, err := flux.Decode(body)
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := router.Route(t.Context(), e, func(string) bool { return true })
+	got, err := router.Reported(t.Context(), e, func(string) bool { return true })
 	if err != nil || len(got.Targets) != 1 || got.Targets[0] != want || got.Verdict != flux.AuthFailure {
 		t.Errorf("%+v, %v; want %s", got, err, want)
 	}

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -65,7 +66,7 @@ func newStorm(t *testing.T) *storm {
 	return s
 }
 
-// post sends an event until it is taken, as Flux does: what comes too fast, or cannot be taken now, is to come again.
+// post sends an event until it is taken, as Flux does: what comes too fast, or cannot be taken now, is to come again when the answer says.
 func (s *storm) post(t *testing.T, body string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -98,6 +99,17 @@ func (s *storm) post(t *testing.T, body string) {
 		case http.StatusAccepted:
 			return
 		case http.StatusTooManyRequests, http.StatusServiceUnavailable:
+			after, err := strconv.Atoi(response.Header.Get("Retry-After"))
+			if err != nil {
+				t.Errorf("%s, and not when to come again: %v", response.Status, err)
+				return
+			}
+			select {
+			case <-time.After(time.Duration(after) * time.Second):
+			case <-ctx.Done():
+				t.Error(ctx.Err())
+				return
+			}
 		default:
 			t.Errorf("%s", response.Status)
 			return

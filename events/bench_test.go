@@ -195,16 +195,16 @@ func fluxEvent(name, message string, at time.Time) string {
 		name, at.UTC().Format(time.RFC3339), message)
 }
 
-func decodeFlux(body []byte) (event.Event, error) {
+func decodeFlux(body []byte) (events.Event, error) {
 	var f struct {
 		InvolvedObject struct{ Namespace, Name string }
 		Timestamp      time.Time
 	}
 	if err := json.Unmarshal(body, &f); err != nil {
-		return event.Event{}, fmt.Errorf("%s: %w", body, err)
+		return events.Event{}, fmt.Errorf("%s: %w", body, err)
 	}
 	if f.InvolvedObject.Name == "" {
-		return event.Event{}, fmt.Errorf("not about an object: %s", body)
+		return events.Event{}, fmt.Errorf("not about an object: %s", body)
 	}
 	e := event.New()
 	hash := sha256.Sum256(body)
@@ -213,7 +213,8 @@ func decodeFlux(body []byte) (event.Event, error) {
 	e.SetSource("/flux")
 	e.SetSubject(f.InvolvedObject.Namespace + "/" + f.InvolvedObject.Name)
 	e.SetTime(f.Timestamp)
-	return e, e.SetData(event.ApplicationJSON, body)
+	err := e.SetData(event.ApplicationJSON, body)
+	return events.Event{Event: e, Content: f.InvolvedObject.Name}, err
 }
 
 // cloudEvent is one in the JSON format; attributes are added to it, or replace its own, or remove them where they are nil.
@@ -240,7 +241,7 @@ func batchOf(events ...string) string { return "[" + strings.Join(events, ",") +
 // router leads each event to the Secret that its subject names, unless that is called unrelated.
 type router struct {
 	mu     sync.Mutex
-	routed []event.Event
+	routed []events.Event
 	err    error
 	// before is done first, if there is any.
 	before func(context.Context) error
@@ -252,7 +253,7 @@ func (r *router) fail(err error) {
 	r.err = err
 }
 
-func (r *router) Route(ctx context.Context, e event.Event, may func(string) bool) (events.Route, error) {
+func (r *router) Route(ctx context.Context, e events.Event, may func(string) bool) (events.Route, error) {
 	if r.before != nil {
 		if err := r.before(ctx); err != nil {
 			return events.Route{}, err

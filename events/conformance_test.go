@@ -17,8 +17,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cloudevents/sdk-go/v2/event"
-
 	"flux-token-refresher/events"
 )
 
@@ -29,7 +27,7 @@ type clause struct {
 	with   []with
 	status int
 	// check looks at the event that came out.
-	check func(t *testing.T, e event.Event)
+	check func(t *testing.T, e events.Event)
 	// says is in the error that comes out.
 	says string
 }
@@ -49,8 +47,8 @@ func binaryEvent(name, value string) []with {
 	}}
 }
 
-func has(name string, want any) func(*testing.T, event.Event) {
-	return func(t *testing.T, e event.Event) {
+func has(name string, want any) func(*testing.T, events.Event) {
+	return func(t *testing.T, e events.Event) {
 		t.Helper()
 		if got := e.Extensions()[name]; got != want {
 			t.Errorf("%s: %#v, want %#v", name, got, want)
@@ -58,8 +56,8 @@ func has(name string, want any) func(*testing.T, event.Event) {
 	}
 }
 
-func hasData(want string) func(*testing.T, event.Event) {
-	return func(t *testing.T, e event.Event) {
+func hasData(want string) func(*testing.T, events.Event) {
+	return func(t *testing.T, e events.Event) {
 		t.Helper()
 		if got := string(e.Data()); got != want {
 			t.Errorf("data: %s, want %s", got, want)
@@ -67,8 +65,8 @@ func hasData(want string) func(*testing.T, event.Event) {
 	}
 }
 
-func hasMedia(want string) func(*testing.T, event.Event) {
-	return func(t *testing.T, e event.Event) {
+func hasMedia(want string) func(*testing.T, events.Event) {
+	return func(t *testing.T, e events.Event) {
 		t.Helper()
 		if got := e.DataContentType(); got != want {
 			t.Errorf("datacontenttype: %s, want %s", got, want)

@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"math"
 	"mime"
@@ -40,7 +41,7 @@ const (
 // Which event a body is, it says itself: an array is a batch, an object with a specversion a CloudEvent, and any other is Flux's. The
 // media type can only contradict, so that whoever repeats a signed body under other headers gets nothing else out of it.
 // Binary events are the exception: under a signature, requests with ce-* headers do not come this far.
-func decode(header http.Header, body []byte, flux Decoder) (events []event.Event, batch bool, err error) {
+func decode(header http.Header, body []byte, flux Decoder) (events []Event, batch bool, err error) {
 	media, err := mediaType(header)
 	if err != nil {
 		return nil, false, err
@@ -48,24 +49,28 @@ func decode(header http.Header, body []byte, flux Decoder) (events []event.Event
 	formatted := media == mediaStructured || media == mediaBatch
 	if !formatted && hasAttributes(header) && header.Get(fluxHeader) == "" {
 		e, err := fromHeaders(header, body)
-		return []event.Event{e}, false, err
+		return []Event{e}, false, err
 	}
 	if !formatted && media != mediaJSON {
 		return nil, false, refuse(unsupported, "the media type must be "+mediaJSON+", "+mediaStructured+" or "+mediaBatch)
 	}
-	var members []json.RawMessage
-	if bytes.HasPrefix(bytes.TrimLeft(body, " \t\r\n"), []byte("[")) && json.Unmarshal(body, &members) == nil {
+	if media == mediaJSON && !mayHaveSpecversion(body) {
+		if e, err := flux(body); err == nil {
+			return []Event{e}, false, nil
+		}
+	}
+	if bytes.HasPrefix(bytes.TrimLeft(body, " \t\r\n"), []byte("[")) {
 		if media == mediaStructured {
 			return nil, false, refuse(invalid, "an array is a batch: its media type is "+mediaBatch)
 		}
-		events, err = fromArray(members)
+		events, err = fromArray(body)
 		return events, true, err
 	}
-	var fields map[string]json.RawMessage
-	if json.Unmarshal(body, &fields) != nil || fields == nil {
-		return nil, false, refuse(invalid, "the body is not a JSON object")
+	fields, err := membersOf(body)
+	if err != nil {
+		return nil, false, err
 	}
-	var e event.Event
+	var e Event
 	switch _, isCloudEvent := fields["specversion"]; {
 	case media == mediaBatch:
 		return nil, false, refuse(invalid, "the body is not a JSON array")
@@ -76,7 +81,13 @@ func decode(header http.Header, body []byte, flux Decoder) (events []event.Event
 			err = refuse(invalid, "the body is neither a CloudEvent nor an event of Flux")
 		}
 	}
-	return []event.Event{e}, false, err
+	return []Event{e}, false, err
+}
+
+// mayHaveSpecversion is false of a JSON text that cannot have that member, as most of what Flux posts: then it is read only once. The name
+// can be spelled with escapes too, and those of its letters begin with \u006 or \u007.
+func mayHaveSpecversion(body []byte) bool {
+	return bytes.Contains(body, []byte("specversion")) || bytes.Contains(body, []byte(`\u006`)) || bytes.Contains(body, []byte(`\u007`))
 }
 
 // mediaType is "" where there is no body that needs one.
@@ -85,8 +96,8 @@ func mediaType(header http.Header) (string, error) {
 		return "", refuse(unsupported, "a body must not be encoded")
 	}
 	value := header.Get("Content-Type")
-	if value == "" {
-		return "", nil
+	if value == "" || value == mediaJSON { // as Flux has it
+		return value, nil
 	}
 	media, parameters, err := mime.ParseMediaType(value)
 	if err != nil {
@@ -110,15 +121,27 @@ func hasAttributes(header http.Header) bool {
 	return false
 }
 
-func fromArray(members []json.RawMessage) ([]event.Event, error) {
-	if len(members) > maxBatch {
-		return nil, refuse(tooLarge, fmt.Sprintf("%d events are too many for one request: %d may be sent at once", len(members), maxBatch))
+// fromArray reads no more elements than there may be.
+func fromArray(body []byte) ([]Event, error) {
+	var elements []json.RawMessage
+	err := walk(body, '[', func(decoder *json.Decoder) error {
+		if len(elements) == maxBatch {
+			return refuse(tooLarge, fmt.Sprintf("more than %d events in one request", maxBatch))
+		}
+		var element json.RawMessage
+		if decoder.Decode(&element) != nil {
+			return errNotJSON
+		}
+		elements = append(elements, element)
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
-	events := make([]event.Event, len(members))
-	for i, member := range members {
-		var fields map[string]json.RawMessage
-		err := error(refuse(invalid, "it is not a JSON object"))
-		if json.Unmarshal(member, &fields) == nil {
+	events := make([]Event, len(elements))
+	for i, element := range elements {
+		fields, err := membersOf(element)
+		if err == nil {
 			events[i], err = fromFields(fields)
 		}
 		if err != nil {
@@ -128,16 +151,59 @@ func fromArray(members []json.RawMessage) ([]event.Event, error) {
 	return events, nil
 }
 
+// membersOf gives the members of a JSON object, and reads no more of them than an event may have.
+func membersOf(object []byte) (map[string]json.RawMessage, error) {
+	members := map[string]json.RawMessage{}
+	return members, walk(object, '{', func(decoder *json.Decoder) error {
+		var value json.RawMessage
+		name, err := decoder.Token()
+		if err != nil || decoder.Decode(&value) != nil {
+			return errNotJSON
+		}
+		members[name.(string)] = value
+		if len(members) > maxAttributes {
+			return refuse(invalid, fmt.Sprintf("more than %d attributes", maxAttributes))
+		}
+		return nil
+	})
+}
+
+// walk reads a JSON text that is an array or an object, as open says, with next for each element or member.
+func walk(text []byte, open json.Delim, next func(*json.Decoder) error) error {
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	if token, err := decoder.Token(); err != nil || token != open {
+		return errNotJSON
+	}
+	for decoder.More() {
+		if err := next(decoder); err != nil {
+			return err
+		}
+	}
+	if _, err := decoder.Token(); err != nil { // its end
+		return errNotJSON
+	}
+	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+		return errNotJSON
+	}
+	return nil
+}
+
+var errNotJSON = refuse(invalid, "it is not a JSON object, or not an array of them")
+
 // fromFields follows the JSON Event Format for CloudEvents 1.0.2, sections 2 and 3.
-func fromFields(fields map[string]json.RawMessage) (event.Event, error) {
+func fromFields(fields map[string]json.RawMessage) (Event, error) {
 	attributes := map[string]any{}
 	for name, raw := range fields {
 		if name == "data" || name == "data_base64" {
 			continue
 		}
+		if raw[0] == '[' || raw[0] == '{' { // of no type that an attribute has, whatever is in it
+			attributes[name] = raw
+			continue
+		}
 		var value any
 		if json.Unmarshal(raw, &value) != nil {
-			return event.Event{}, refuse(invalid, "an attribute is a number that is out of range")
+			return Event{}, refuse(invalid, "an attribute is a number that is out of range")
 		}
 		if value != nil { // null is absent
 			attributes[name] = value
@@ -145,15 +211,15 @@ func fromFields(fields map[string]json.RawMessage) (event.Event, error) {
 	}
 	e, err := fromAttributes(attributes)
 	if err != nil {
-		return event.Event{}, err
+		return Event{}, err
 	}
 	if err := setData(&e, fields); err != nil {
-		return event.Event{}, refuse(invalid, err.Error())
+		return Event{}, refuse(invalid, err.Error())
 	}
 	return e, nil
 }
 
-func setData(e *event.Event, fields map[string]json.RawMessage) error {
+func setData(e *Event, fields map[string]json.RawMessage) error {
 	data, plain := fields["data"]
 	encoded, binary := fields["data_base64"]
 	media := e.DataMediaType()
@@ -178,7 +244,7 @@ func setData(e *event.Event, fields map[string]json.RawMessage) error {
 }
 
 // fromHeaders follows the HTTP Protocol Binding for CloudEvents 1.0.2, section 3.1.
-func fromHeaders(header http.Header, body []byte) (event.Event, error) {
+func fromHeaders(header http.Header, body []byte) (Event, error) {
 	attributes := map[string]any{}
 	for header, values := range header {
 		name, ok := strings.CutPrefix(header, prefix)
@@ -188,7 +254,7 @@ func fromHeaders(header http.Header, body []byte) (event.Event, error) {
 		// sdk-go would take the first of two, and nothing says that whoever stands in front of us did.
 		value, err := headerValue(values[0])
 		if name = strings.ToLower(name); len(values) != 1 || err != nil || name == "datacontenttype" {
-			return event.Event{}, refuse(invalid, "a ce-* header is there twice, or not encoded as the HTTP binding says, or is ce-datacontenttype")
+			return Event{}, refuse(invalid, "a ce-* header is there twice, or not encoded as the HTTP binding says, or is ce-datacontenttype")
 		}
 		attributes[name] = value
 	}
@@ -226,11 +292,14 @@ func headerValue(raw string) (string, error) {
 
 // fromAttributes makes an event that is valid but for its data. What is wrong is named, never quoted: of extensions not even
 // the name, which the sender chose.
-func fromAttributes(attributes map[string]any) (event.Event, error) {
-	if attributes["specversion"] != event.CloudEventsVersionV1 {
-		return event.Event{}, refuse(invalid, "the attribute specversion must be "+event.CloudEventsVersionV1)
+func fromAttributes(attributes map[string]any) (Event, error) {
+	if len(attributes) > maxAttributes {
+		return Event{}, refuse(invalid, fmt.Sprintf("more than %d attributes", maxAttributes))
 	}
-	e := event.New(event.CloudEventsVersionV1)
+	if attributes["specversion"] != event.CloudEventsVersionV1 {
+		return Event{}, refuse(invalid, "the attribute specversion must be "+event.CloudEventsVersionV1)
+	}
+	e := Event{Event: event.New(event.CloudEventsVersionV1)}
 	wrong := map[string]bool{}
 	for name, value := range attributes {
 		known := spec.V1.Attribute(name) != nil
@@ -248,7 +317,7 @@ func fromAttributes(attributes map[string]any) (event.Event, error) {
 	}
 	if len(wrong) > 0 {
 		names := slices.Sorted(maps.Keys(wrong))
-		return event.Event{}, refuse(invalid, "missing, or not as CloudEvents 1.0 defines it: "+strings.Join(names, ", "))
+		return Event{}, refuse(invalid, "missing, or not as CloudEvents 1.0 defines it: "+strings.Join(names, ", "))
 	}
 	return e, nil
 }
@@ -264,6 +333,8 @@ func isValue(value any) bool {
 	switch v := value.(type) {
 	case float64:
 		return v == math.Trunc(v)
+	case json.RawMessage:
+		return false
 	case string:
 		return !strings.ContainsFunc(v, func(r rune) bool {
 			return unicode.IsControl(r) || r&0xfffe == 0xfffe || r >= 0xfdd0 && r <= 0xfdef
@@ -272,8 +343,9 @@ func isValue(value any) bool {
 	return true
 }
 
-// check refuses an event that is not of now, and one whose type is understood and whose content is not.
-func check(e event.Event, flux Decoder, now time.Time, maxAge time.Duration) error {
+// check refuses an event that is not of now, and one whose type is understood and whose content is not. It fills in the Content of
+// those that did not come from a Decoder.
+func check(e *Event, flux Decoder, now time.Time, maxAge time.Duration) error {
 	switch at := e.Time(); {
 	case at.IsZero():
 		return refuse(stale, "the attribute time is missing: nothing says how old the event is")
@@ -284,8 +356,12 @@ func check(e event.Event, flux Decoder, now time.Time, maxAge time.Duration) err
 	}
 	switch e.Type() {
 	case TypeFlux:
-		if _, err := flux(e.Data()); err != nil {
-			return refuse(invalid, "the data is no event of Flux")
+		if e.Content == nil {
+			read, err := flux(e.Data())
+			if err != nil {
+				return refuse(invalid, "the data is no event of Flux")
+			}
+			e.Content = read.Content
 		}
 	case TypeRefreshRequested:
 		if namespace, name, _ := strings.Cut(e.Subject(), "/"); namespace == "" || name == "" || strings.Contains(name, "/") {

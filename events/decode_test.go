@@ -12,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/cloudevents/sdk-go/v2/binding"
 	"github.com/cloudevents/sdk-go/v2/event"
@@ -99,19 +101,24 @@ func binary(e event.Event) func(*http.Request) error {
 		}
 		for name := range r.Header {
 			if strings.HasPrefix(name, "Ce-") {
-				var encoded strings.Builder
-				for _, c := range []byte(r.Header.Get(name)) {
-					if c <= ' ' || c == '"' || c == '%' || c > '~' {
-						fmt.Fprintf(&encoded, "%%%02x", c)
-					} else {
-						encoded.WriteByte(c)
-					}
-				}
-				r.Header.Set(name, encoded.String())
+				r.Header.Set(name, encoded(r.Header.Get(name)))
 			}
 		}
 		return nil
 	}
+}
+
+// encoded is a value as the HTTP Protocol Binding has it in a header (section 3.1.3.2).
+func encoded(value string) string {
+	var encoded strings.Builder
+	for _, c := range []byte(value) {
+		if c <= ' ' || c == '"' || c == '%' || c > '~' {
+			fmt.Fprintf(&encoded, "%%%02x", c)
+		} else {
+			encoded.WriteByte(c)
+		}
+	}
+	return encoded.String()
 }
 
 func batched(e event.Event) func(*http.Request) error {
@@ -148,6 +155,9 @@ func TestWhatDecides(t *testing.T) {
 	}{
 		{"an object with a specversion", structured, []with{signed(fluxKey)}, "apps/structured"},
 		{"an object without", flux, []with{signed(fluxKey)}, "apps/flux"},
+		{"of Flux with a specversion", strings.Replace(flux, "{", `{"specversion":"1.0",`, 1), []with{signed(fluxKey)}, "400"},
+		{"of Flux with a specversion in escapes", strings.Replace(flux, "{", `{"\u0073pec\u0076ersion":"1.0",`, 1), []with{signed(fluxKey)}, "400"},
+		{"of Flux with other escapes", strings.Replace(flux, "{", `{"\u006fther":"\u003c",`, 1), []with{signed(fluxKey)}, "apps/flux"},
 		{"of Flux, by generic", flux, []with{bearer(tokenKey), header("Gotk-Component", "source-controller")}, "apps/flux"},
 		{"of Flux, by generic with ce-* headers that are always the same", flux, and(header("Gotk-Component", "source-controller")), "apps/flux"},
 		{"ce-* headers and JSON", `{}`, binary, "apps/binary"},
@@ -162,6 +172,11 @@ func TestWhatDecides(t *testing.T) {
 		{"a header with open quotes", `{}`, and(func(r *http.Request, _ string) { r.Header.Set("ce-subject", `"apps/quoted`) }), "400"},
 		{"a header with half a code", `{}`, and(func(r *http.Request, _ string) { r.Header.Set("ce-subject", "apps/%2") }), "400"},
 		{"a header that is not UTF-8", `{}`, and(func(r *http.Request, _ string) { r.Header.Set("ce-subject", "apps/%C0%A0") }), "400"},
+		{"more headers than an event may have attributes", `{}`, and(func(r *http.Request, _ string) {
+			for i := range 100 {
+				r.Header.Set(fmt.Sprint("ce-x", i), "1")
+			}
+		}), "400"},
 		{"structured, as Flux", structured, []with{signed(fluxKey), header("Gotk-Component", "source-controller")}, "apps/structured"},
 		{"Flux's as structured", flux, []with{signed(fluxKey), media("application/cloudevents+json")}, "400"},
 		{"one as a batch", structured, []with{signed(fluxKey), media("application/cloudevents-batch+json")}, "400"},
@@ -292,4 +307,40 @@ func FuzzBody(f *testing.F) {
 			}
 		}
 	})
+}
+
+// FuzzHeaders: what is encoded in a header comes out as it was, unless no attribute may have it; and whatever is in a header, what comes
+// out is text that can be shown.
+func FuzzHeaders(f *testing.F) {
+	for _, value := range []string{
+		"", "plain", "Euro € 😀", "a b\tc", `"quoted"`, `"a\"b"`, `\`, `"\`, "%", "%2", "%41", "%2541", "%C3%BC", "%C0%A0", "%ED%A0%80", "%00", "%EF%BF%BF", "+", "\xff", "a;b,c",
+	} {
+		f.Add(value)
+	}
+	f.Fuzz(func(t *testing.T, value string) {
+		send := func(header string) (got string, taken bool) {
+			b := newBench(t)
+			w := b.send(t, "", append(binaryEvent("ce-value", " "), bearer(tokenKey), func(r *http.Request, _ string) { r.Header["Ce-Value"] = []string{header} })...)
+			if w.Code != http.StatusAccepted && w.Code != http.StatusBadRequest {
+				t.Errorf("%q: status %d", header, w.Code)
+			}
+			if w.Code != http.StatusAccepted {
+				return "", false
+			}
+			got, _ = b.router.routed[0].Extensions()["value"].(string)
+			return got, true
+		}
+		shown := utf8.ValidString(value) && !strings.ContainsFunc(value, hidden)
+		if got, taken := send(encoded(value)); taken != shown || taken && got != value {
+			t.Errorf("%q became %q, taken: %t", value, got, taken)
+		}
+		if got, taken := send(value); taken && (!utf8.ValidString(got) || strings.ContainsFunc(got, hidden) || len(got) > len(value)) {
+			t.Errorf("%q as it is became %q", value, got)
+		}
+	})
+}
+
+// hidden are characters that a string of CloudEvents may not have: Unicode's controls and noncharacters.
+func hidden(r rune) bool {
+	return unicode.IsControl(r) || r&0xffff >= 0xfffe || 0xfdd0 <= r && r <= 0xfdef
 }

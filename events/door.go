@@ -54,6 +54,9 @@ func (r *receiver) read(w http.ResponseWriter, request *http.Request, vouched bo
 	if request.ContentLength > MaxSize {
 		return nil, errTooLarge
 	}
+	if request.Body == http.NoBody {
+		return nil, nil
+	}
 	connection := http.NewResponseController(w)
 	// Every server of net/http has deadlines, and lifts them where the body ends.
 	_ = connection.SetReadDeadline(time.Now().Add(bodyTimeout))

@@ -30,7 +30,8 @@ const MaxSize = 256 << 10
 // What is taken of one request, and of all at once.
 const (
 	maxBatch      = 100
-	maxConcurrent = 16 // so that bodies hold 4 MiB at most
+	maxAttributes = 100 // of one event, with its data
+	maxConcurrent = 16  // so that bodies hold 4 MiB at most
 	// maxParallel is for how many events or targets of one request the Router or the Requester is called at once. With two calls each to the
 	// Kubernetes API, a full batch about as many targets passes within apiTimeout where a call takes 300 ms.
 	maxParallel = 25
@@ -70,15 +71,22 @@ const (
 	Ignored   Outcome = "ignored"
 )
 
-// Decoder makes a CloudEvent of type TypeFlux, with an id derived from the body, from the JSON that Flux posts. Its errors say
-// that the body is none, and their text is shown to nobody, because it may quote the body.
-type Decoder func(body []byte) (event.Event, error)
+// Event is a CloudEvent, and what was read in the data of one whose type is TypeFlux.
+type Event struct {
+	event.Event
+	// Content is what the Decoder makes of the data, for the Router, so that nobody reads it twice; nil of other types.
+	Content any
+}
+
+// Decoder makes an Event of type TypeFlux, with an id derived from the body and with its Content, from the JSON that Flux posts. Its
+// errors say that the body is none, and their text is shown to nobody, because it may quote the body.
+type Decoder func(body []byte) (Event, error)
 
 // Router finds out what an event of an understood type means, and whose Secret it concerns. Safe for concurrent use.
 type Router interface {
 	// Route looks at e for a sender that may speak of the objects of those namespaces for which may is true. An error means
 	// that it could not find out now: the sender is asked to come again.
-	Route(ctx context.Context, e event.Event, may func(namespace string) bool) (Route, error)
+	Route(ctx context.Context, e Event, may func(namespace string) bool) (Route, error)
 }
 
 // Route is where an event leads.
@@ -161,6 +169,6 @@ func newReceiver(c Config, router Router, requester Requester) (*receiver, error
 		requester:   requester,
 		instruments: instruments,
 		places:      make(chan struct{}, maxConcurrent),
-		complaints:  complaints{logger: c.Logger, said: map[refused]said{}},
+		complaints:  complaints{logger: c.Logger, said: map[complaint]said{}},
 	}, nil
 }

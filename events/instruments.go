@@ -13,7 +13,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/cloudevents/sdk-go/v2/event"
 	"github.com/cloudevents/sdk-go/v2/extensions"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
@@ -28,7 +27,12 @@ const scope = "flux-token-refresher/events"
 type instruments struct {
 	tracer trace.Tracer
 	events metric.Int64Counter
+	// series holds the labels of each series as a metric.AddOption, by the series: making them takes longer than counting.
+	series sync.Map
 }
+
+// series is one of the counter.
+type series struct{ sender, eventType, verdict, outcome string }
 
 func newInstruments(tp trace.TracerProvider, mp metric.MeterProvider) (*instruments, error) {
 	events, err := mp.Meter(scope).Int64Counter("token_refresher.events", metric.WithUnit("{event}"),
@@ -39,7 +43,7 @@ func newInstruments(tp trace.TracerProvider, mp metric.MeterProvider) (*instrume
 	i := &instruments{tracer: tp.Tracer(scope), events: events}
 	// A series that begins with its first refusal has never grown, for Prometheus's increase: these begin with 0.
 	for why := range statuses {
-		i.count(context.Background(), 0, "none", "other", "none", string(why))
+		i.count(context.Background(), 0, refusals(why))
 	}
 	return i, nil
 }
@@ -48,25 +52,35 @@ func (i *instruments) took(ctx context.Context, sender Sender, eventType string,
 	if !understood(eventType) {
 		eventType = "other"
 	}
-	i.count(ctx, 1, sender.Name, eventType, string(a.Verdict), string(a.Outcome))
+	i.count(ctx, 1, series{sender.Name, eventType, string(a.Verdict), string(a.Outcome)})
 }
 
 // refused counts a request, whoever it says it is from and whatever is in it: nobody may make up types.
 func (i *instruments) refused(ctx context.Context, why refused) {
-	i.count(ctx, 1, "none", "other", "none", string(why))
+	i.count(ctx, 1, refusals(why))
 }
 
-func (i *instruments) count(ctx context.Context, n int64, sender, eventType, verdict, outcome string) {
-	i.events.Add(ctx, n, metric.WithAttributes(attribute.String("sender", sender),
-		attribute.String("type", eventType), attribute.String("verdict", verdict), attribute.String("outcome", outcome)))
+func refusals(why refused) series { return series{"none", "other", "none", string(why)} }
+
+func (i *instruments) count(ctx context.Context, n int64, s series) {
+	labels, known := i.series.Load(s)
+	if !known {
+		labels, _ = i.series.LoadOrStore(s, metric.WithAttributes(attribute.String("sender", s.sender),
+			attribute.String("type", s.eventType), attribute.String("verdict", s.verdict), attribute.String("outcome", s.outcome)))
+	}
+	i.events.Add(ctx, n, labels.(metric.AddOption))
 }
 
 // span is that of a request, or of one target's.
-type span struct{ trace.Span }
+type span struct {
+	trace.Span
+	// more are attributes that are set when it ends, all at once: each time, the SDK copies those that are there.
+	more []attribute.KeyValue
+}
 
 // start opens the span of a request, as of when it came. Its parent is the traceparent header where the sender vouches for
 // the headers; anybody can add one to a signed body.
-func (i *instruments) start(request *http.Request, sender Sender, received time.Time) (context.Context, span) {
+func (i *instruments) start(request *http.Request, sender Sender, received time.Time) (context.Context, *span) {
 	ctx := request.Context()
 	if sender.coversHeaders() {
 		ctx = propagation.TraceContext{}.Extract(ctx, propagation.HeaderCarrier(request.Header))
@@ -81,14 +95,14 @@ func (i *instruments) start(request *http.Request, sender Sender, received time.
 	ctx, s := i.tracer.Start(ctx, "POST "+Path, trace.WithSpanKind(trace.SpanKindServer), trace.WithTimestamp(received), trace.WithAttributes(
 		semconv.HTTPRequestMethodPost, semconv.HTTPRoute(Path), semconv.URLPath(Path), semconv.URLScheme(scheme),
 		semconv.NetworkPeerAddress(peer), semconv.NetworkProtocolVersion(strings.TrimPrefix(request.Proto, "HTTP/")), senderKey.String(sender.Name)))
-	return ctx, span{s}
+	return ctx, &span{Span: s}
 }
 
 // startFile opens the span of what Handle is given.
-func (i *instruments) startFile(ctx context.Context, sender Sender, received time.Time) (context.Context, span) {
+func (i *instruments) startFile(ctx context.Context, sender Sender, received time.Time) (context.Context, *span) {
 	ctx, s := i.tracer.Start(ctx, "event", trace.WithSpanKind(trace.SpanKindConsumer), trace.WithTimestamp(received),
 		trace.WithAttributes(senderKey.String(sender.Name)))
-	return ctx, span{s}
+	return ctx, &span{Span: s}
 }
 
 const (
@@ -101,14 +115,20 @@ const (
 
 // about names the event, or says how many there are, and links to the traces that they come from: the distributed tracing extension is
 // part of the event, which its sender vouches for.
-func (s span) about(events []event.Event, batch bool) {
+func (s *span) about(events []Event, batch bool) {
+	if !s.IsRecording() {
+		return
+	}
 	if batch {
-		s.SetAttributes(semconv.MessagingBatchMessageCount(len(events)))
+		s.more = append(s.more, semconv.MessagingBatchMessageCount(len(events)))
 	} else {
-		s.SetAttributes(identify(events[0])...)
+		s.more = append(s.more, identify(events[0])...)
 	}
 	for _, e := range events {
-		origin, _ := extensions.GetDistributedTracingExtension(e)
+		origin, ok := extensions.GetDistributedTracingExtension(e.Event)
+		if !ok {
+			continue
+		}
 		ctx := propagation.TraceContext{}.Extract(context.Background(),
 			propagation.MapCarrier{extensions.TraceParentExtension: origin.TraceParent, extensions.TraceStateExtension: origin.TraceState})
 		if sc := trace.SpanContextFromContext(ctx); sc.IsValid() {
@@ -117,47 +137,53 @@ func (s span) about(events []event.Event, batch bool) {
 	}
 }
 
+// answered says what became of the event that it is about.
+func (s *span) answered(a Answer) {
+	s.more = append(s.more, verdictKey.String(string(a.Verdict)), ruleKey.String(a.Rule), outcomeKey.String(string(a.Outcome)))
+}
+
 // end ends the span of a request. What its sender got wrong is no error of ours.
-func (s span) end(err error) {
+func (s *span) end(err error) {
 	status := http.StatusAccepted
 	if err != nil {
 		r := asRefusal(err)
-		s.SetAttributes(outcomeKey.String(string(r.why)))
+		s.more = append(s.more, outcomeKey.String(string(r.why)))
 		if status = statuses[r.why]; status >= http.StatusInternalServerError {
 			s.failed(r, strconv.Itoa(status))
 		}
 	}
-	s.SetAttributes(semconv.HTTPResponseStatusCode(status))
+	s.SetAttributes(append(s.more, semconv.HTTPResponseStatusCode(status))...)
 	s.End()
 }
 
 // endFile ends the span of what Handle was given.
-func (s span) endFile(err error) {
+func (s *span) endFile(err error) {
 	if err != nil {
 		r := asRefusal(err)
 		s.failed(r, string(r.why))
 	}
+	s.SetAttributes(s.more...)
 	s.End()
 }
 
 // failed marks a span with what its sender is told: the cause is for the log.
-func (s span) failed(r *refusal, errorType string) {
+func (s *span) failed(r *refusal, errorType string) {
 	s.RecordError(r)
 	s.SetStatus(codes.Error, r.text)
 	s.SetAttributes(semconv.ErrorTypeKey.String(errorType))
 }
 
-func (i *instruments) startRequest(ctx context.Context, sender Sender, e event.Event, a Answer, target string) (context.Context, span) {
+func (i *instruments) startRequest(ctx context.Context, sender Sender, e Event, a Answer, target string) (context.Context, *span) {
 	ctx, s := i.tracer.Start(ctx, "refresh.request", trace.WithSpanKind(trace.SpanKindProducer), trace.WithAttributes(identify(e)...),
 		// The Secret carries the request to the leader.
 		trace.WithAttributes(semconv.MessagingSystemKey.String("kubernetes"), semconv.MessagingDestinationName(target),
 			semconv.MessagingOperationTypeSend, semconv.MessagingOperationName("refresh.request")),
 		trace.WithAttributes(senderKey.String(sender.Name), targetKey.String(target), verdictKey.String(string(a.Verdict)), ruleKey.String(a.Rule)))
-	return ctx, span{s}
+	return ctx, &span{Span: s}
 }
 
 // outcome ends the span of one target's request.
-func (s span) outcome(o Outcome, err error) {
+func (s *span) outcome(o Outcome, err error) {
 	if err != nil {
 		r := asRefusal(err)
 		s.failed(r, string(r.why))
@@ -167,11 +193,7 @@ func (s span) outcome(o Outcome, err error) {
 	s.End()
 }
 
-func (a Answer) attributes() []attribute.KeyValue {
-	return []attribute.KeyValue{verdictKey.String(string(a.Verdict)), ruleKey.String(a.Rule), outcomeKey.String(string(a.Outcome))}
-}
-
-func identify(e event.Event) []attribute.KeyValue {
+func identify(e Event) []attribute.KeyValue {
 	attributes := []attribute.KeyValue{
 		semconv.CloudEventsEventID(short(e.ID())), semconv.CloudEventsEventSource(short(e.Source())),
 		semconv.CloudEventsEventType(short(e.Type())), semconv.CloudEventsEventSpecVersion(e.SpecVersion()),
@@ -197,12 +219,19 @@ func traceParent(ctx context.Context) string {
 	return carrier.Get("traceparent")
 }
 
-// complaints are warnings about refused requests: of each reason one a minute, because anybody who reaches the port can cause them.
+// complaints are warnings about refused requests: of each reason and each sender one a minute, because anybody who reaches the port can
+// cause them, and must not hide what is wrong with the requests of a sender.
 type complaints struct {
 	logger *slog.Logger
 
 	mu   sync.Mutex
-	said map[refused]said
+	said map[complaint]said
+}
+
+// complaint is one, as long as it is the same; without a sender it is about everybody who has proven nothing.
+type complaint struct {
+	sender string
+	why    refused
 }
 
 type said struct {
@@ -214,13 +243,14 @@ type said struct {
 // about complains about a refusal, with nothing of the request but the address that it came from, and who proved to be its sender.
 func (c *complaints) about(ctx context.Context, address string, sender Sender, r *refusal) {
 	const every = time.Minute
+	this := complaint{sender.Name, r.why}
 	c.mu.Lock()
-	last, known := c.said[r.why]
+	last, known := c.said[this]
 	due := !known || time.Since(last.at) >= every
 	if due {
-		c.said[r.why] = said{at: time.Now()}
+		c.said[this] = said{at: time.Now()}
 	} else {
-		c.said[r.why] = said{at: last.at, unsaid: last.unsaid + 1}
+		c.said[this] = said{at: last.at, unsaid: last.unsaid + 1}
 	}
 	c.mu.Unlock()
 	if !due {

@@ -11,7 +11,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/cloudevents/sdk-go/v2/event"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -75,14 +74,14 @@ func (r *receiver) receive(request *http.Request, sender Sender, content []byte,
 }
 
 // handle does all that there is to do about events whose sender is known; batch says that there may be other than one.
-func (r *receiver) handle(ctx context.Context, span span, sender Sender, header http.Header, content []byte, received time.Time) (answers []Answer, batch bool, err error) {
+func (r *receiver) handle(ctx context.Context, span *span, sender Sender, header http.Header, content []byte, received time.Time) (answers []Answer, batch bool, err error) {
 	events, batch, err := decode(header, content, r.Decoder)
 	if err != nil {
 		return nil, batch, err
 	}
 	span.about(events, batch)
-	for i, e := range events {
-		if err := check(e, r.Decoder, received, r.MaxAge); err != nil {
+	for i := range events {
+		if err := check(&events[i], r.Decoder, received, r.MaxAge); err != nil {
 			if batch {
 				err = ofBatch(i, err)
 			}
@@ -91,14 +90,14 @@ func (r *receiver) handle(ctx context.Context, span span, sender Sender, header 
 	}
 	answers, err = r.take(ctx, sender, events, received)
 	if err == nil && !batch {
-		span.SetAttributes(answers[0].attributes()...)
+		span.answered(answers[0])
 	}
 	return answers, batch, err
 }
 
 // take finds the route of every event before it asks for anything. What was asked for when another request fails stays: the
 // sender repeats the whole, and asking again changes nothing.
-func (r *receiver) take(ctx context.Context, sender Sender, events []event.Event, received time.Time) ([]Answer, error) {
+func (r *receiver) take(ctx context.Context, sender Sender, events []Event, received time.Time) ([]Answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
 	answers := make([]Answer, len(events))
@@ -131,7 +130,10 @@ func (r *receiver) take(ctx context.Context, sender Sender, events []event.Event
 
 // each calls do with 0 to n-1, several at once, and gives one of the errors.
 func each(n int, do func(int) error) error {
-	if n == 1 {
+	switch n { // of one event, mostly without a target
+	case 0:
+		return nil
+	case 1:
 		return do(0)
 	}
 	var all errgroup.Group
@@ -143,7 +145,7 @@ func each(n int, do func(int) error) error {
 }
 
 // route says what an event means; nothing has been asked for yet.
-func (r *receiver) route(ctx context.Context, sender Sender, e event.Event) (Answer, error) {
+func (r *receiver) route(ctx context.Context, sender Sender, e Event) (Answer, error) {
 	route := Route{Verdict: Unrelated, Rule: "type"}
 	if understood(e.Type()) {
 		var err error
@@ -163,7 +165,7 @@ type wish struct {
 }
 
 // wishesOf gathers the events by their targets, in the order in which these are first named.
-func wishesOf(events []event.Event, answers []Answer) []wish {
+func wishesOf(events []Event, answers []Answer) []wish {
 	var wishes []wish
 	at := map[string]int{}
 	for i, a := range answers {
@@ -194,7 +196,7 @@ func urgency(a Answer) int {
 
 // wish asks for the refresh of one target, once for each kind of events: whatever is seen of the token from now on has been
 // seen after the latest of them happened, and so after the others.
-func (r *receiver) wish(ctx context.Context, sender Sender, events []event.Event, answers []Answer, w wish, received time.Time) ([]Outcome, error) {
+func (r *receiver) wish(ctx context.Context, sender Sender, events []Event, answers []Answer, w wish, received time.Time) ([]Outcome, error) {
 	outcomes := make([]Outcome, len(w.events))
 	for n, i := range w.events {
 		outcomes[n] = Coalesced
@@ -210,7 +212,7 @@ func (r *receiver) wish(ctx context.Context, sender Sender, events []event.Event
 }
 
 // request asks for the refresh of a target of an event.
-func (r *receiver) request(ctx context.Context, sender Sender, e event.Event, a Answer, target string, received time.Time) (Outcome, error) {
+func (r *receiver) request(ctx context.Context, sender Sender, e Event, a Answer, target string, received time.Time) (Outcome, error) {
 	ctx, span := r.instruments.startRequest(ctx, sender, e, a, target)
 	outcome, err := r.requester.Request(ctx, target, Ask{
 		Sender: sender.Name, Source: e.Source(), ID: e.ID(),

@@ -3,6 +3,9 @@ package events_test
 // Who is believed, and how far.
 
 import (
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"errors"
 	"net/http"
 	"os"
@@ -150,6 +153,42 @@ func TestKeyFile(t *testing.T) {
 	wantStatus(t, b.send(t, body, signed(fluxKey)), http.StatusAccepted)
 }
 
+// TestKeyFileIsReadOnce: a file that looks as it did is not read again.
+func TestKeyFileIsReadOnce(t *testing.T) {
+	t.Parallel()
+	file, written := filepath.Join(t.TempDir(), "key"), time.Now().Add(-time.Hour)
+	write := func(key string) {
+		t.Helper()
+		if err := errors.Join(os.WriteFile(file, []byte(key), 0o600), os.Chtimes(file, written, written)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	read := events.KeyFile(file)
+	is := func(want string) {
+		t.Helper()
+		if key, err := read(); err != nil || string(key) != want {
+			t.Errorf("%q, %v; want %q", key, err, want)
+		}
+	}
+	write(fluxKey)
+	is(fluxKey)
+	write(strings.ToUpper(fluxKey))
+	is(fluxKey)
+	written = written.Add(time.Nanosecond)
+	write(fluxKey)
+	is(fluxKey)
+	write(fluxKey + "\n") // the size is another one
+	is(fluxKey)
+	write(strings.ToUpper(fluxKey))
+	is(strings.ToUpper(fluxKey))
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	if key, err := read(); err == nil {
+		t.Errorf("the key of a file that is gone: %q", key)
+	}
+}
+
 func TestConfig(t *testing.T) {
 	t.Parallel()
 	good := events.Sender{Name: "flux", HMACKey: static(fluxKey)}
@@ -221,4 +260,66 @@ func TestNamespaces(t *testing.T) {
 			t.Errorf("%q: %s, want %s", test.namespaces, got.Outcome, test.want)
 		}
 	}
+}
+
+// FuzzSenders: whatever stands in a request, it is of the sender whose proof it holds, or of nobody; and the answer holds no key.
+func FuzzSenders(f *testing.F) {
+	const client = "mesh.example.com"
+	hmacs, tokens := map[string]string{"flux": fluxKey, "other": otherKey}, map[string]string{"broker": tokenKey, "tenant": tenantKey}
+	body := fluxEvent("repos", "", time.Now())
+	f.Add(body, "", macOf(fluxKey, body), "", "", false)
+	f.Add(body, "", macOf(otherKey, body), "Id", "", false)
+	f.Add(body, "", strings.ToUpper(macOf(otherKey, body)), "", "", false)
+	f.Add(body, "", macOf(fluxKey, "{}"), "", "", false)
+	f.Add(cloudEvent(nil), "Bearer "+tokenKey, "sha256=", "", "", false)
+	f.Add(cloudEvent(nil), "bEARER  "+tenantKey+"\t", macOf(fluxKey, body), "Id", "", false)
+	f.Add("[]", "Basic "+tokenKey, "sha256=00", "", "MESH.example.com", true)
+	f.Add("{}", "Bearer "+fluxKey, macOf(tokenKey, "{}"), "", client, false)
+	f.Add("", "Bearer", "sha512="+strings.Repeat("0", 64), "", "*.example.com", true)
+	f.Fuzz(func(t *testing.T, body, authorization, signature, attribute, name string, verified bool) {
+		if len(body) > events.MaxSize {
+			return
+		}
+		want := ""
+		for sender, key := range hmacs {
+			given, ok := strings.CutPrefix(signature, "sha256=")
+			if ok && attribute == "" && strings.EqualFold(given, strings.TrimPrefix(macOf(key, body), "sha256=")) {
+				want = sender
+			}
+		}
+		if verified && strings.ToLower(name) == client {
+			want = "mesh"
+		}
+		for sender, token := range tokens {
+			if scheme, given, ok := strings.Cut(authorization, " "); ok && strings.EqualFold(scheme, "Bearer") && strings.TrimSpace(given) == token {
+				want = sender
+			}
+		}
+
+		b := newBench(t, func(c *events.Config) {
+			c.Senders = append(c.Senders, events.Sender{Name: "mesh", ClientName: client, Namespaces: []string{"*"}})
+		})
+		w := b.send(t, body, header("Authorization", authorization), header("X-Signature", signature), func(r *http.Request, _ string) {
+			if attribute != "" {
+				r.Header["Ce-"+attribute] = []string{"1"}
+			}
+			certificate := &x509.Certificate{Subject: pkix.Name{CommonName: client}, DNSNames: []string{name}}
+			r.TLS = &tls.ConnectionState{PeerCertificates: []*x509.Certificate{certificate}}
+			if verified {
+				r.TLS.VerifiedChains = [][]*x509.Certificate{{certificate}}
+			}
+		})
+		got := ""
+		for _, s := range b.spans.Ended() {
+			got = attributesOf(s)["event.sender"]
+		}
+		if got != want || (w.Code == http.StatusUnauthorized) != (want == "") || want == "" && b.router.seen() > 0 {
+			t.Errorf("status %d, from %q, want it from %q", w.Code, got, want)
+		}
+		for _, key := range []string{fluxKey, otherKey, tokenKey, tenantKey} {
+			if strings.Contains(w.Body.String(), key) {
+				t.Errorf("the answer holds a key: %s", w.Body)
+			}
+		}
+	})
 }

@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"runtime"
 	"slices"
 	"strings"
@@ -394,6 +395,32 @@ func TestSlowBodies(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestNoBody: where there is nothing to wait for, net/http already watches the connection while the event is handled: a deadline for the body would
+// end that.
+func TestNoBody(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	r := newRequest(t.Context(), events.Path, "", append(binaryEvent("ce-id", "1"), bearer(tokenKey))...)
+	r.Body = http.NoBody
+	w := &deadlines{ResponseRecorder: httptest.NewRecorder()}
+	b.ServeHTTP(w, r)
+	wantStatus(t, w.ResponseRecorder, http.StatusAccepted)
+	if len(w.set) > 0 {
+		t.Errorf("deadlines were set: %v", w.set)
+	}
+}
+
+// deadlines records those for reading.
+type deadlines struct {
+	*httptest.ResponseRecorder
+	set []time.Time
+}
+
+func (d *deadlines) SetReadDeadline(at time.Time) error {
+	d.set = append(d.set, at)
+	return nil
 }
 
 // TestUnreadBodies: of a request that nobody can have sent, not a byte of the body is read.

@@ -186,6 +186,29 @@ func TestSpanStatus(t *testing.T) {
 	}
 }
 
+// TestComplaintsOfOthers: what many complain of hides no sender who is refused for the same reason.
+func TestComplaintsOfOthers(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	large := func(r *http.Request, _ string) { r.ContentLength = events.MaxSize + 1 }
+	for range 3 {
+		b.send(t, "x", signed(otherKey), large) // nobody knows yet whose it is
+		b.send(t, "x", bearer(tokenKey), large)
+		b.send(t, "x", bearer(tenantKey), large)
+	}
+	var senders []string
+	for line := range strings.SplitSeq(strings.TrimSpace(b.log.String()), "\n") {
+		var l struct{ Outcome, Sender string }
+		if err := json.Unmarshal([]byte(line), &l); err != nil {
+			t.Fatalf("%s: %v", line, err)
+		}
+		senders = append(senders, l.Outcome+" "+l.Sender)
+	}
+	if diff := cmp.Diff([]string{"too-large none", "too-large broker", "too-large tenant"}, senders); diff != "" {
+		t.Error(diff)
+	}
+}
+
 // TestComplaints: of each reason one a minute, however many come.
 func TestComplaints(t *testing.T) {
 	t.Parallel()

@@ -107,7 +107,9 @@ var (
 	// 1xx are no answers, and 128 is how git exits.
 	statuses = compile(`\b(?:status(?: code)?|statuscode|http(?:/[\d.]+)?(?: (?:error|code|status))?|error|response(?: code)?)[:=]?\s*([2-5]\d\d)\b`+
 		`|\b([2-5]\d\d)[):]? \(?(?:unauthorized|forbidden|not found|too many requests|proxy authentication required|`+
-		`bad request|internal server error|bad gateway|service unavailable|gateway timeout)\b`, "2", "3", "4", "5")
+		`bad request|internal server error|bad gateway|service unavailable|gateway timeout)\b`,
+		"status", "http", "error", "response", "unauthorized", "forbidden", "not found", "too many requests", "proxy authentication required",
+		"bad request", "bad gateway", "service unavailable", "gateway timeout")
 
 	// go-git says "http redirect: target "…"" since 5.18 and "http transport: redirect target "…"" in 6, Git "redirect: …". Where
 	// net/http stops, the Location itself stands for the URL.
@@ -164,11 +166,19 @@ func (f findings) signIn() bool {
 	return u.Host == "login.microsoftonline.com"
 }
 
-var (
-	link = regexp.MustCompile(`^(?:[a-z][a-z0-9+.-]*://|refs/)\S*`)
-	// quotedURL is one between apostrophes, and the character after it.
-	quotedURL = regexp.MustCompile(`^'https?://.*?'[:;,.)]`)
-)
+// link gives the URL or the ref that s begins with, up to white space; "" when there is none. It is called for each word, so it is no
+// expression.
+func link(s string) string {
+	scheme := strings.IndexFunc(s, notOfScheme)
+	isURL := scheme > 0 && 'a' <= s[0] && s[0] <= 'z' && strings.HasPrefix(s[scheme:], "://")
+	if !isURL && !strings.HasPrefix(s, "refs/") {
+		return ""
+	}
+	if end := strings.IndexAny(s, " \t\n\f\r"); end >= 0 {
+		return s[:end]
+	}
+	return s
+}
 
 // withoutNames puts ~ in the place of what is quoted, of URLs and of refs. A quotation mark inside a word is an apostrophe, and
 // one without its partner stands for itself.
@@ -177,7 +187,7 @@ func withoutNames(s string) string {
 	for s != "" {
 		size := quotation(s)
 		if size == 0 {
-			size = len(strings.TrimRight(link.FindString(s), `'")]}>:;,.`))
+			size = len(strings.TrimRight(link(s), `'")]}>:;,.`))
 		}
 		if size > 0 {
 			b.WriteByte('~')
@@ -214,9 +224,12 @@ func quotation(s string) int {
 	if mark != '\'' && mark != '"' {
 		return 0
 	}
-	if mark == '\'' && strings.HasPrefix(link.FindString(s[1:]), "http") {
-		if at := quotedURL.FindStringIndex(s); at != nil {
-			return at[1] - 1
+	if mark == '\'' && (strings.HasPrefix(s[1:], "http://") || strings.HasPrefix(s[1:], "https://")) {
+		line, _, _ := strings.Cut(s, "\n")
+		for i := len("'http://"); i+1 < len(line); i++ {
+			if line[i] == mark && strings.IndexByte(":;,.)", line[i+1]) >= 0 {
+				return i + 1
+			}
 		}
 	}
 	for i := 1; i < len(s); i++ {

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/cloudevents/sdk-go/v2/event"
-	"k8s.io/apimachinery/pkg/util/validation"
 )
 
 // EventType is the CloudEvents type of a Flux event: its data is the JSON that Flux's notification-controller posts.
@@ -43,12 +42,12 @@ type Object struct {
 	UID        string `json:"uid"`
 }
 
-// Decode turns the JSON that Flux posts into a CloudEvent, which keeps body as its data. The id is the hash of the body, so that
-// every replica and every redelivery gives the event the same one. Errors name the attribute that is wrong and quote nothing.
-func Decode(body []byte) (event.Event, error) {
+// Decode reads the JSON that Flux posts, and makes a CloudEvent of it, which keeps body as its data. The id is the hash of the body, so
+// that every replica and every redelivery gives the event the same one. Errors name the attribute that is wrong and quote nothing.
+func Decode(body []byte) (event.Event, Event, error) {
 	e, err := parse(body)
 	if err != nil {
-		return event.Event{}, err
+		return event.Event{}, Event{}, err
 	}
 	sum := sha256.Sum256(body)
 	o := e.InvolvedObject
@@ -60,16 +59,7 @@ func Decode(body []byte) (event.Event, error) {
 	ce.SetTime(e.Timestamp)
 	ce.SetDataContentType(event.ApplicationJSON)
 	ce.DataEncoded = body // not SetData, which would send JSON as base64
-	return ce, nil
-}
-
-// FromCloudEvent reads the Flux event that a CloudEvent carries. The data alone counts: source and subject are the sender's words
-// about it. Errors are as those of Decode.
-func FromCloudEvent(ce event.Event) (Event, error) {
-	if ce.Type() != EventType {
-		return Event{}, errors.New("type: not " + EventType)
-	}
-	return parse(ce.Data())
+	return ce, e, nil
 }
 
 // parse takes what Flux has sent in any of its versions, and refuses what names no object or has no time. encoding/json and time quote
@@ -107,21 +97,54 @@ func (o Object) validate() error {
 	switch {
 	case o.Kind == "":
 		return errors.New("kind: missing")
-	case len(validation.IsDNS1035Label(strings.ToLower(o.Kind))) > 0:
+	case !isIdentifier(strings.ToLower(o.Kind)):
 		return errors.New("kind: not a name of a kind")
 	case o.Namespace == "":
 		return errors.New("namespace: missing")
-	case len(validation.IsDNS1123Label(o.Namespace)) > 0:
+	case len(o.Namespace) > maxLabel || !isLabel(o.Namespace):
 		return errors.New("namespace: not a name of a namespace")
 	case o.Name == "":
 		return errors.New("name: missing")
-	case len(validation.IsDNS1123Subdomain(o.Name)) > 0:
+	case !isSubdomain(o.Name):
 		return errors.New("name: not a name of an object")
-	case grouped && len(validation.IsDNS1123Subdomain(group)) > 0,
-		o.APIVersion != "" && len(validation.IsDNS1035Label(version)) > 0:
+	case grouped && !isSubdomain(group), o.APIVersion != "" && !isIdentifier(version):
 		return errors.New("apiVersion: not group/version")
 	}
 	return nil
+}
+
+// The names of Kubernetes, as k8s.io/apimachinery/pkg/util/validation has them: its regular expressions take longer than all the rest that
+// is done to read an event.
+
+const (
+	maxLabel     = 63
+	maxSubdomain = 253
+)
+
+// isLabel tells whether s is a label of RFC 1123, of any length.
+func isLabel(s string) bool {
+	for i := range len(s) {
+		inside := s[i] == '-' && i > 0 && i < len(s)-1
+		if !inside && (s[i] < 'a' || s[i] > 'z') && (s[i] < '0' || s[i] > '9') {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// isIdentifier tells whether s is a label of RFC 1035, which begins with a letter.
+func isIdentifier(s string) bool {
+	return isLabel(s) && len(s) <= maxLabel && s[0] >= 'a'
+}
+
+// isSubdomain tells whether s is a subdomain of RFC 1123, with dots between its labels.
+func isSubdomain(s string) bool {
+	for label := range strings.SplitSeq(s, ".") {
+		if !isLabel(label) {
+			return false
+		}
+	}
+	return len(s) <= maxSubdomain
 }
 
 // source is the object as a URI reference, in the manner of the API server's paths.

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"strings"
 
-	"github.com/cloudevents/sdk-go/v2/event"
 	"k8s.io/client-go/rest"
 
 	"flux-token-refresher/refresh"
@@ -19,14 +18,9 @@ const (
 	RuleNamespace = "namespace"
 	// RuleKind: objects of that kind read no Secret.
 	RuleKind = "kind"
-	// RuleType: CloudEvents of that type mean nothing to us.
-	RuleType = "type"
 	// RuleRequest: it is a request.
 	RuleRequest = "request"
 )
-
-// RequestType is the CloudEvents type of a request for a refresh of the target Secret in its subject ("namespace/name").
-const RequestType = "flux-token-refresher.refresh.requested"
 
 // RefreshRequested: somebody asks for a new token, whatever the reason.
 const RefreshRequested Verdict = "refresh-requested"
@@ -57,29 +51,13 @@ func NewRouter(api *API, targets []refresh.Name, log *slog.Logger) *Router {
 	return r
 }
 
-// Route says what e means to a sender that may speak of some namespaces. Only an event that can be about a failed authentication
-// makes requests to the API server, two at the most beside discovery, and only in a namespace of a target. Errors are of FromCloudEvent, *refresh.Error (the API
-// server did not answer: the event is to be sent again), or the context's.
-func (r *Router) Route(ctx context.Context, e event.Event, may func(namespace string) bool) (Route, error) {
-	switch e.Type() {
-	case EventType:
-		reported, err := FromCloudEvent(e)
-		if err != nil {
-			return Route{}, err
-		}
-		return r.reported(ctx, reported, may)
-	case RequestType:
-		return r.requested(e.Subject(), may), nil
-	default:
-		return ignored(RuleType), nil
-	}
-}
-
 func ignored(rule string) Route {
 	return Route{Classification: Classification{Verdict: Unrelated, Rule: rule}}
 }
 
-func (r *Router) requested(subject string, may func(string) bool) Route {
+// Requested says what it means that a sender that may speak of some namespaces wants a refresh of the target Secret subject
+// ("namespace/name").
+func (r *Router) Requested(subject string, may func(namespace string) bool) Route {
 	namespace, _, _ := strings.Cut(subject, "/")
 	if !may(namespace) {
 		return ignored(RuleNamespace)
@@ -91,7 +69,10 @@ func (r *Router) requested(subject string, may func(string) bool) Route {
 	return route
 }
 
-func (r *Router) reported(ctx context.Context, e Event, may func(string) bool) (Route, error) {
+// Reported says what e means, of a sender that may speak of some namespaces. Only an event that can be about a failed authentication
+// makes requests to the API server, two at the most beside discovery, and only in a namespace of a target. Errors are *refresh.Error (the
+// API server did not answer: the event is to be sent again), or the context's.
+func (r *Router) Reported(ctx context.Context, e Event, may func(namespace string) bool) (Route, error) {
 	o := e.InvolvedObject
 	if !may(o.Namespace) {
 		return ignored(RuleNamespace), nil

@@ -11,7 +11,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/cloudevents/sdk-go/v2/event"
 	"github.com/google/go-cmp/cmp"
 
 	"flux-token-refresher/flux"
@@ -22,7 +21,7 @@ import (
 var targets = []refresh.Name{{Namespace: "apps", Name: "target"}, {Namespace: "flux-system", Name: "flux-system"}}
 
 // reported is Flux's event about an object.
-func reported(t *testing.T, apiVersion, kind, namespace, name, uid, message string) event.Event {
+func reported(t *testing.T, apiVersion, kind, namespace, name, uid, message string) flux.Event {
 	t.Helper()
 	body, err := json.Marshal(object{
 		"involvedObject": object{"apiVersion": apiVersion, "kind": kind, "namespace": namespace, "name": name, "uid": uid},
@@ -31,17 +30,10 @@ func reported(t *testing.T, apiVersion, kind, namespace, name, uid, message stri
 	if err != nil {
 		t.Fatal(err)
 	}
-	e, err := flux.Decode(body)
+	_, e, err := flux.Decode(body)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return e
-}
-
-func requested(subject string) event.Event {
-	e := event.New()
-	e.SetType(flux.RequestType)
-	e.SetSubject(subject)
 	return e
 }
 
@@ -130,7 +122,7 @@ func TestRoute(t *testing.T) {
 			if message == "" {
 				message = authenticationRequired
 			}
-			route, err := router.Route(t.Context(), reported(t, test.apiVersion, test.kind, test.namespace, test.name, test.uid, message), mayAll)
+			route, err := router.Reported(t.Context(), reported(t, test.apiVersion, test.kind, test.namespace, test.name, test.uid, message), mayAll)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -168,26 +160,14 @@ func TestRouteOfARequest(t *testing.T) {
 		t.Run(subject, func(t *testing.T) {
 			t.Parallel()
 			s := world()
-			got, err := flux.NewRouter(s.api(t), targets, logTo(io.Discard)).Route(t.Context(), requested(subject), mayAll)
-			if diff := cmp.Diff(want, got); err != nil || diff != "" {
-				t.Errorf("%v %s", err, diff)
+			got := flux.NewRouter(s.api(t), targets, logTo(io.Discard)).Requested(subject, mayAll)
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Error(diff)
 			}
 			if asked := s.asked(); len(asked) > 0 {
 				t.Errorf("requests: %q", asked)
 			}
 		})
-	}
-}
-
-func TestRouteOfAnotherType(t *testing.T) {
-	t.Parallel()
-	e := requested("apps/target")
-	e.SetType("com.example.something")
-	s := world()
-	got, err := flux.NewRouter(s.api(t), targets, logTo(io.Discard)).Route(t.Context(), e, mayAll)
-	want := flux.Route{Classification: flux.Classification{Verdict: flux.Unrelated, Rule: flux.RuleType}}
-	if diff := cmp.Diff(want, got); err != nil || diff != "" {
-		t.Errorf("%v %s", err, diff)
 	}
 }
 
@@ -201,7 +181,7 @@ func TestRouteDiscoversVersions(t *testing.T) {
 	route := func(want, requests string) {
 		t.Helper()
 		s.asked()
-		got, err := router.Route(t.Context(), reported(t, sourceGroup+"/v1", "Bucket", "apps", "reads", "", authenticationRequired), mayAll)
+		got, err := router.Reported(t.Context(), reported(t, sourceGroup+"/v1", "Bucket", "apps", "reads", "", authenticationRequired), mayAll)
 		if err != nil || list(got.Targets) != want {
 			t.Errorf("%q, %v; want %q", list(got.Targets), err, want)
 		}
@@ -247,13 +227,13 @@ func TestRouteFails(t *testing.T) {
 					router := flux.NewRouter(s.api(t), targets, logTo(io.Discard))
 					e := reported(t, "source.toolkit.fluxcd.io/v1", "GitRepository", "apps", "reads", "", authenticationRequired)
 					if discovered {
-						if _, err := router.Route(t.Context(), e, mayAll); err != nil {
+						if _, err := router.Reported(t.Context(), e, mayAll); err != nil {
 							t.Fatal(err)
 						}
 					}
 					s.refuse(test.instead)
 					began := time.Now()
-					_, err := router.Route(t.Context(), e, mayAll)
+					_, err := router.Reported(t.Context(), e, mayAll)
 					var failure *refresh.Error
 					if !errors.As(err, &failure) || failure.Class != test.class || strings.Contains(err.Error(), "whatever-a-server-says") {
 						t.Errorf("%v, want a *refresh.Error of class %s", err, test.class)
@@ -264,21 +244,11 @@ func TestRouteFails(t *testing.T) {
 
 					ctx, cancel := context.WithCancel(t.Context())
 					cancel()
-					if _, err := router.Route(ctx, e, mayAll); !errors.Is(err, context.Canceled) {
+					if _, err := router.Reported(ctx, e, mayAll); !errors.Is(err, context.Canceled) {
 						t.Errorf("%v, want the context's error", err)
 					}
 				})
 			})
 		}
-	}
-}
-
-// What is no event of Flux is said to be none.
-func TestRouteOfWhatIsNone(t *testing.T) {
-	t.Parallel()
-	e := requested("apps/target")
-	e.SetType(flux.EventType)
-	if route, err := flux.NewRouter(world().api(t), targets, logTo(io.Discard)).Route(t.Context(), e, mayAll); err == nil {
-		t.Errorf("no error, but %+v", route)
 	}
 }

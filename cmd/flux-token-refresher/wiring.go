@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"time"
 
-	"github.com/cloudevents/sdk-go/v2/event"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 
@@ -58,13 +57,25 @@ func (i *installation) target(name refresh.Name) refresh.Target {
 	return refresh.Target{Name: name}
 }
 
+// decode is flux.Decode as events wants it.
+func decode(body []byte) (events.Event, error) {
+	e, content, err := flux.Decode(body)
+	return events.Event{Event: e, Content: content}, err
+}
+
 // router is flux.Router as events wants it.
 type router struct{ *flux.Router }
 
-func (r router) Route(ctx context.Context, e event.Event, may func(namespace string) bool) (events.Route, error) {
-	route, err := r.Router.Route(ctx, e, may)
-	if err != nil {
-		return events.Route{}, err
+func (r router) Route(ctx context.Context, e events.Event, may func(namespace string) bool) (events.Route, error) {
+	var route flux.Route
+	if e.Type() == events.TypeRefreshRequested {
+		route = r.Requested(e.Subject(), may)
+	} else {
+		reported, _ := e.Content.(flux.Event)
+		var err error
+		if route, err = r.Reported(ctx, reported, may); err != nil {
+			return events.Route{}, err
+		}
 	}
 	out := events.Route{Verdict: events.Verdict(route.Verdict), Rule: route.Rule}
 	for _, target := range route.Targets {
@@ -119,7 +130,7 @@ func (i *installation) receiver() (http.Handler, error) {
 // events says how events are taken, whoever sends them.
 func (i *installation) events() events.Config {
 	return events.Config{
-		Decoder: flux.Decode, MaxAge: i.config.Events.MaxAge,
+		Decoder: decode, MaxAge: i.config.Events.MaxAge,
 		Logger: i.telemetry.Logger(), TracerProvider: i.telemetry.TracerProvider(), MeterProvider: i.telemetry.MeterProvider(),
 	}
 }

@@ -1,0 +1,63 @@
+package events_test
+
+// What one request may make the receiver hold.
+
+import (
+	"fmt"
+	"net/http"
+	"runtime"
+	"strings"
+	"testing"
+
+	"flux-token-refresher/events"
+)
+
+// TestBounds: the members of a body are not read for their own sake, however many fit into one. Not parallel: it looks at what the process
+// allocates.
+func TestBounds(t *testing.T) {
+	fill := func(begin, member, end string) string {
+		room := events.MaxSize - len(begin) - len(end)
+		return begin + strings.TrimSuffix(strings.Repeat(member, room/len(member)), ",") + end
+	}
+	attributes := func(n int) string {
+		var all strings.Builder
+		for i := range n {
+			fmt.Fprintf(&all, `"x%d":1,`, i)
+		}
+		return strings.Replace(cloudEvent(nil), "{", "{"+all.String(), 1)
+	}
+	for _, test := range []struct {
+		name   string
+		body   string
+		status int
+		says   string
+	}{
+		{"as many attributes as may be", attributes(100 - 6), http.StatusAccepted, ""},
+		{"one more", attributes(100 - 5), http.StatusBadRequest, "100 attributes"},
+		{"many attributes", attributes(20_000), http.StatusBadRequest, "100 attributes"},
+		{"many attributes, in a batch", batchOf(attributes(20_000)), http.StatusBadRequest, "event 1: "},
+		{"an attribute that is an array", fill(`{"specversion":"1.0","a":[`, "0,", "]}"), http.StatusBadRequest, "an extension"},
+		{"an attribute that is an object", fill(`{"specversion":"1.0","a":{"a":[`, "{},", "]}}"), http.StatusBadRequest, "an extension"},
+		{"many events", fill("[", "{},", "]"), http.StatusRequestEntityTooLarge, "100 events"},
+		{"many events, and no end", fill("[", "{},", ""), http.StatusRequestEntityTooLarge, "100 events"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			b := newBench(t)
+			r := newRequest(t.Context(), events.Path, test.body, signed(fluxKey))
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			w := b.do(r)
+			runtime.ReadMemStats(&after)
+			wantStatus(t, w, test.status)
+			if !strings.Contains(w.Body.String(), test.says) {
+				t.Errorf("it says %s", w.Body)
+			}
+			// The body alone takes 1.3 MiB while its buffer grows.
+			allocated := int64(after.TotalAlloc - before.TotalAlloc)
+			t.Logf("%d KiB allocated", allocated>>10)
+			if allocated > 3<<20 {
+				t.Errorf("%d KiB were allocated", allocated>>10)
+			}
+		})
+	}
+}
