@@ -155,7 +155,9 @@ func TestFailureIsToldAgain(t *testing.T) {
 		if err := w.store.Create(t.Context(), "somebody", foreign); err != nil {
 			t.Fatal(err)
 		}
-		w.fail(func(refresh.MintKey) error { return &refresh.Error{Class: refresh.Misconfigured, Text: "no such application"} })
+		w.fail(func(refresh.MintKey) error {
+			return &refresh.Error{Class: refresh.Misconfigured, Text: "no such application"}
+		})
 		defer w.lead(t)()
 		time.Sleep(3 * time.Hour)
 		if told := len(w.recorder.Events()); told < 4 || told > 6 {
