@@ -10,13 +10,15 @@ build:
 	go build -trimpath -ldflags '-X main.version=$(VERSION)' -o bin/flux-token-refresher ./cmd/flux-token-refresher
 
 # The tools first, because go test would not show that something is being built. -count=1: Go's cache of test
-# results does not know that the tests in e2e build the product. TestEventLoop by itself and aloud: it measures.
+# results does not know that the tests in e2e build the product. TestEventLoop by itself and aloud: it measures. Of fuzzing a number of
+# executions, because with a time Go 1.26 now and then takes its own deadline for a failure (golang/go#75804); without the one of which each
+# takes a third of a second: its seeds have been run before.
 test:
 	cd e2e && go run ./tools >/dev/null
 	go test -race -timeout 10m ./...
 	cd e2e && go test -race -count=1 -timeout 30m -skip '^TestEventLoop$$' ./...
 	cd e2e && go test -race -count=1 -v -run '^TestEventLoop$$' .
-	$(MAKE) fuzz FUZZTIME=5s
+	$(MAKE) fuzz FUZZTIME=3000x EXCEPT=FuzzInterleavings
 
 # The product in Pods, on a node of its own. As root on Linux, with what it says is missing, else "make test" is all there is. The first run
 # builds everything within that hour.
@@ -38,9 +40,10 @@ cluster:
 
 # Each fuzz target for that long, one after the other, from its seeds and testdata/fuzz. What it finds stands there, too, and fails "make test".
 FUZZTIME = 10m
+EXCEPT =
 
 fuzz:
-	grep -rHo --include='*_test.go' '^func Fuzz[A-Za-z]*' . | sed 's,/[^/]*:func , ,' | sort | while read -r package target; do \
+	grep -rHo --include='*_test.go' '^func Fuzz[A-Za-z]*' . | sed 's,/[^/]*:func , ,' | grep -v ' $(EXCEPT)$$' | sort | while read -r package target; do \
 		go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1s "$$package" || exit; \
 	done
 

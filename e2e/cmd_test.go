@@ -110,7 +110,7 @@ targets: [{secret: flux-system/flux-system, identity: repos}]
 		{"run on a port that is taken", []string{"run", config("taken.yaml"), access}, pod, 1, "", "health.address"},
 		{"once with a negative time", []string{"once", config("good.yaml"), access, "--within=-1s"}, pod, 2, "", "--within"},
 		{"once without its event", []string{"once", config("good.yaml"), access, "--event=" + filepath.Join(dir, "none.json")}, pod, 2, "", "none.json"},
-		{"once with half an event", []string{"once", config("good.yaml"), access, "--event=" + filepath.Join(dir, "half.json")}, pod, 2, "", "half.json: the body is not a JSON object"},
+		{"once with half an event", []string{"once", config("good.yaml"), access, "--event=" + filepath.Join(dir, "half.json")}, pod, 2, "", "half.json: not a JSON object"},
 		{"once with a large event", []string{"once", config("good.yaml"), access, "--event=" + filepath.Join(dir, "large.json")}, pod, 2, "", "large.json: it may have 262144 bytes"},
 		{"once with an old event", []string{"once", config("good.yaml"), access, "--event=" + filepath.Join(dir, "old.json")}, pod, 2, "", "more than 10m0s ago"},
 		{"once with an event and no answer", []string{"once", config("good.yaml"), access, "--event=" + filepath.Join(dir, "good.json"), "--timeout=100ms"}, pod, 1, "", "asking for a refresh of flux-system/flux-system"},

@@ -188,7 +188,7 @@ func walk(text []byte, open json.Delim, next func(*json.Decoder) error) error {
 	return nil
 }
 
-var errNotJSON = refuse(invalid, "it is not a JSON object, or not an array of them")
+var errNotJSON = refuse(invalid, "not a JSON object, nor an array of them")
 
 // fromFields follows the JSON Event Format for CloudEvents 1.0.2, sections 2 and 3.
 func fromFields(fields map[string]json.RawMessage) (Event, error) {

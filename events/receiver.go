@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"slices"
@@ -52,6 +53,10 @@ func (r *receiver) serve(w http.ResponseWriter, request *http.Request) {
 	r.instruments.refused(ctx, refusal.why)
 	r.complaints.about(ctx, request.RemoteAddr, sender, refusal)
 	refusal.write(w)
+	if strangers[refusal.why] && request.Close {
+		_ = http.NewResponseController(w).Flush()
+		_, _ = io.CopyN(io.Discard, request.Body, MaxSize)
+	}
 }
 
 // receive is for requests whose sender is known. Before, there is no span, no word of the content anywhere, and no call to anybody.

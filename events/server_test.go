@@ -211,33 +211,43 @@ func TestSlowToken(t *testing.T) {
 // TestRefusedMaySend: who is refused before its body was read can send the rest of it, and so reads the answer; then the connection ends.
 func TestRefusedMaySend(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		const body = 100 << 10
-		conn := newBench(t).serve(t).dial(t)
-		sent := make(chan error, 1)
-		go func() {
-			_, err := io.WriteString(conn, strings.Replace(head("", body), "X-Signature", "X-Other", 1))
-			for range 4 {
-				time.Sleep(time.Second)
-				if err == nil {
-					_, err = io.WriteString(conn, strings.Repeat(" ", body/4))
+	for name, end := range map[string]string{
+		"of a connection that could go on":      "",
+		"that says it is the connection's last": "Connection: close\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				const body = 100 << 10
+				conn := newBench(t).serve(t).dial(t)
+				sent := make(chan error, 1)
+				go func() {
+					_, err := io.WriteString(conn, strings.Replace(head("", body), "X-Signature", end+"X-Other", 1))
+					for range 4 {
+						time.Sleep(time.Second)
+						if err == nil {
+							_, err = io.WriteString(conn, strings.Repeat(" ", body/4))
+						}
+					}
+					sent <- err
+				}()
+				reader, began := bufio.NewReader(conn), time.Now()
+				response, err := http.ReadResponse(reader, nil)
+				if err != nil || response.StatusCode != http.StatusUnauthorized {
+					t.Fatalf("%v, %v", response, err)
 				}
-			}
-			sent <- err
-		}()
-		reader := bufio.NewReader(conn)
-		response, err := http.ReadResponse(reader, nil)
-		if err != nil || response.StatusCode != http.StatusUnauthorized {
-			t.Fatalf("%v, %v", response, err)
-		}
-		_, _ = io.Copy(io.Discard, response.Body)
-		if _, err := reader.ReadByte(); !errors.Is(err, io.EOF) {
-			t.Errorf("the connection ends with %v", err)
-		}
-		if err := <-sent; err != nil {
-			t.Errorf("its body could not be sent: %v", err)
-		}
-	})
+				if _, err := io.Copy(io.Discard, response.Body); err != nil || time.Since(began) > 0 {
+					t.Errorf("the answer was there after %s: %v", time.Since(began), err)
+				}
+				if _, err := reader.ReadByte(); !errors.Is(err, io.EOF) {
+					t.Errorf("the connection ends with %v", err)
+				}
+				if err := <-sent; err != nil {
+					t.Errorf("its body could not be sent: %v", err)
+				}
+			})
+		})
+	}
 }
 
 // TestCutOff: who is cut off is told to come again.
