@@ -5,10 +5,10 @@ package events
 // one that keeps us waiting for longest is cut off, and not the one that comes; connections likewise.
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"slices"
@@ -61,7 +61,9 @@ func (r *receiver) read(w http.ResponseWriter, request *http.Request, vouched bo
 	// Every server of net/http has deadlines, and lifts them where the body ends.
 	_ = connection.SetReadDeadline(time.Now().Add(bodyTimeout))
 	b := r.bodies.begin(vouched, func() { _ = connection.SetReadDeadline(time.Now()) })
-	content, err := io.ReadAll(http.MaxBytesReader(w, request.Body, MaxSize))
+	var content bytes.Buffer
+	content.Grow(int(max(request.ContentLength, 0)) + bytes.MinRead)
+	_, err := content.ReadFrom(http.MaxBytesReader(w, request.Body, MaxSize))
 	cut := r.bodies.end(b)
 	if _, larger := errors.AsType[*http.MaxBytesError](err); larger {
 		return nil, errTooLarge
@@ -70,7 +72,7 @@ func (r *receiver) read(w http.ResponseWriter, request *http.Request, vouched bo
 	case cut: // even if it was whole: net/http ends what is done for a connection that cannot be read from any more
 		return nil, refuse(cutOff, "too many bodies came at once, and this one took longest; try again")
 	case err == nil:
-		return content, nil
+		return content.Bytes(), nil
 	}
 	return nil, refuse(incomplete, fmt.Sprintf("the body did not arrive whole within %s", bodyTimeout))
 }

@@ -139,6 +139,9 @@ func (s *span) about(events []Event, batch bool) {
 
 // answered says what became of the event that it is about.
 func (s *span) answered(a Answer) {
+	if !s.IsRecording() {
+		return
+	}
 	s.more = append(s.more, verdictKey.String(string(a.Verdict)), ruleKey.String(a.Rule), outcomeKey.String(string(a.Outcome)))
 }
 
@@ -152,7 +155,8 @@ func (s *span) end(err error) {
 			s.failed(r, strconv.Itoa(status))
 		}
 	}
-	s.SetAttributes(append(s.more, semconv.HTTPResponseStatusCode(status))...)
+	s.more = append(s.more, semconv.HTTPResponseStatusCode(status))
+	s.SetAttributes(s.more...)
 	s.End()
 }
 

@@ -93,19 +93,24 @@ func TestNamesAndLabels(t *testing.T) {
 	}
 }
 
+// TestOpenMetricsLeadFromASeriesToItsTrace: while traces are exported; else there is none to lead to.
 func TestOpenMetricsLeadFromASeriesToItsTrace(t *testing.T) {
-	tel, _ := start(t, telemetry.Config{})
-	measure(t, tel)
-	contentType, body := scrape(t, tel, "application/openmetrics-text;version=1.0.0")
-	if !strings.HasPrefix(contentType, "application/openmetrics-text") || !strings.HasSuffix(body, "# EOF\n") {
-		t.Errorf("got content type %s, want OpenMetrics", contentType)
-	}
-	for line := range strings.Lines(body) {
-		if strings.HasPrefix(line, `token_refresher_refresh_duration_seconds_bucket{le="1.0"}`) && strings.Contains(line, `trace_id="`) {
-			return
+	for endpoint, want := range map[string]bool{newCollector(t).URL + "/v1/traces": true, "": false} {
+		t.Setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", endpoint)
+		tel, _ := start(t, telemetry.Config{})
+		measure(t, tel)
+		contentType, body := scrape(t, tel, "application/openmetrics-text;version=1.0.0")
+		if !strings.HasPrefix(contentType, "application/openmetrics-text") || !strings.HasSuffix(body, "# EOF\n") {
+			t.Errorf("got content type %s, want OpenMetrics", contentType)
+		}
+		leads := false
+		for line := range strings.Lines(body) {
+			leads = leads || strings.HasPrefix(line, `token_refresher_refresh_duration_seconds_bucket{le="1.0"}`) && strings.Contains(line, `trace_id="`)
+		}
+		if leads != want {
+			t.Errorf("with the endpoint %q, exemplars with a trace id: %t, want %t in\n%s", endpoint, leads, want, body)
 		}
 	}
-	t.Errorf("no exemplar with a trace id in\n%s", body)
 }
 
 func TestThousandsOfTargets(t *testing.T) {

@@ -4,7 +4,8 @@
 //
 // OpenTelemetry is configured by the environment variables of its specification (OTEL_*) alone. While none
 // names an exporter or an endpoint, nothing leaves the process; /metrics is always served. Spans are sampled as
-// OTEL_TRACES_SAMPLER says; unset: all, but those below a parent that was not.
+// OTEL_TRACES_SAMPLER says; unset: all, but those below a parent that was not. Where nothing exports them, none is: it would cost memory, and
+// be an exemplar of a trace that is nowhere.
 //
 // Instruments are named with dots and carry their unit by UCUM ("s", "{refresh}"): token_refresher.refresh.duration in
 // seconds becomes token_refresher_refresh_duration_seconds on /metrics. A unit of "1" on a gauge would
@@ -98,6 +99,10 @@ func Start(ctx context.Context, cfg Config) (*Telemetry, error) {
 
 	resource := newResource(ctx, cfg)
 	traceOptions := []sdktrace.TracerProviderOption{sdktrace.WithResource(resource)}
+	if len(spans) == 0 {
+		// Their ids still join the log lines of one refresh, and a parent that was sampled is passed on as such.
+		traceOptions = append(traceOptions, sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.NeverSample())))
+	}
 	for _, exporter := range spans {
 		traceOptions = append(traceOptions, sdktrace.WithBatcher(exporter))
 	}
@@ -105,7 +110,6 @@ func Start(ctx context.Context, cfg Config) (*Telemetry, error) {
 	for _, reader := range readers {
 		meterOptions = append(meterOptions, sdkmetric.WithReader(reader))
 	}
-	// Spans are made even when nothing exports them: their ids join the log lines of one refresh.
 	tracers, meters := sdktrace.NewTracerProvider(traceOptions...), sdkmetric.NewMeterProvider(meterOptions...)
 	t.tracers, t.meters = tracers, meters
 	t.shutdown = []func(context.Context) error{interrupting(tracers.Shutdown, spans), meters.Shutdown}

@@ -403,6 +403,24 @@ func TestTheParentDecidesWhatIsSampled(t *testing.T) {
 	}
 }
 
+// TestNothingIsRecordedForNobody: without an exporter, spans have ids, for the log, and a parent's decision is passed on.
+func TestNothingIsRecordedForNobody(t *testing.T) {
+	t.Setenv("OTEL_TRACES_SAMPLER", "always_on")
+	tel, _ := start(t, telemetry.Config{})
+	tracer := tel.TracerProvider().Tracer("test")
+	_, root := tracer.Start(t.Context(), "root")
+	if !root.SpanContext().IsValid() || root.IsRecording() || root.SpanContext().IsSampled() {
+		t.Errorf("a root: %+v, recording %t", root.SpanContext(), root.IsRecording())
+	}
+	for flags, want := range map[string]bool{"00": false, "01": true} {
+		parent := propagation.MapCarrier{"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-" + flags}
+		_, child := tracer.Start(propagation.TraceContext{}.Extract(t.Context(), parent), "child")
+		if child.SpanContext().IsSampled() != want {
+			t.Errorf("below a parent with the flags %s: sampled %t", flags, !want)
+		}
+	}
+}
+
 func TestStartRefuses(t *testing.T) {
 	tests := []struct {
 		name string
