@@ -113,6 +113,11 @@ func TestDashboard(t *testing.T) {
 		asked = awaitSecret(t, l.Installation, credential, l.renewed(string(asked.Data["bearerToken"])))
 	}
 	for name, view := range views {
+		awaitNothing(t, name+": no Secret fails any more", func(ctx context.Context) (string, error) { // the alert itself looks back for minutes
+			mended := fmt.Sprintf(`token_refresher_refresh_failing{secret=%q,job=%q} == 0`, credential, view.Job)
+			found, err := p.Query(ctx, mended)
+			return missing(len(found), mended), err
+		})
 		view.Prometheus, view.Start, view.Step = p, start, time.Second
 		awaitNothing(t, name+": all panels have data", func(ctx context.Context) (string, error) {
 			view.End = time.Now()

@@ -20,36 +20,49 @@ import (
 	"flux-token-refresher/e2e/internal/jaeger"
 	"flux-token-refresher/e2e/internal/otlp"
 	"flux-token-refresher/e2e/internal/process"
+	"flux-token-refresher/e2e/internal/replica"
 	"flux-token-refresher/e2e/internal/toolchain"
 	"flux-token-refresher/refresh/azure/azuretest"
 )
 
-// TestMetricsAreWellFormed: what a leader that refreshed a token serves passes promtool's check, and a refresh leads to its trace.
+// TestMetricsAreWellFormed: what the replica that took an event and the one that answered it serve passes promtool's check, and each of the
+// latter's histograms leads to a trace.
 func TestMetricsAreWellFormed(t *testing.T) {
 	t.Parallel()
 	promtool, err := toolchain.Promtool.Build(t.Context(), os.Stderr)
 	if err != nil {
 		t.Fatal(err)
 	}
-	i := install(t, nil)
-	r := startReplica(t, i, "refresher-0", "")
-	awaitSecret(t, i, "flux-system", sound(i))
+	l := newLoop(t, controlPlane, fluxOf(t), newNamespace(t), steadfast)
+	l.start(t, "")
+	l.sources.notify(t, l.events)
+	awaitSecret(t, l.Installation, credential, sound(l.Installation))
+	l.read(t, "source")
+	token, _ := l.event(t)
+	awaitSecret(t, l.Installation, credential, l.renewed(token))
+
 	ctx := patient(t)
-	metrics, err := r.Get(ctx, "/metrics")
-	if err != nil {
-		t.Fatal(err)
-	}
-	check := exec.CommandContext(ctx, promtool, "check", "metrics")
-	check.Stdin = bytes.NewReader(metrics)
-	if out, err := check.CombinedOutput(); err != nil || len(bytes.TrimSpace(out)) > 0 {
-		t.Errorf("promtool check metrics: %v\n%s", err, out)
+	for name, r := range map[string]*replica.Replica{"token_refresher_event_to_secret_seconds_count": l.leader, "token_refresher_events_total": l.follower} {
+		awaitNothing(t, "the series of "+r.Name(), func(ctx context.Context) (string, error) {
+			metrics, err := r.Get(ctx, "/metrics")
+			return missing(bytes.Count(metrics, []byte("\n"+name)), name), err
+		})
+		metrics, err := r.Get(ctx, "/metrics")
+		if err != nil {
+			t.Fatal(err)
+		}
+		check := exec.CommandContext(ctx, promtool, "check", "metrics")
+		check.Stdin = bytes.NewReader(metrics)
+		if out, err := check.CombinedOutput(); err != nil || len(bytes.TrimSpace(out)) > 0 {
+			t.Errorf("promtool check metrics: %v\n%s", err, out)
+		}
 	}
 
-	open, err := r.OpenMetrics(ctx)
+	open, err := l.leader.OpenMetrics(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, histogram := range []string{"token_refresher_refresh_duration_seconds", "token_refresher_token_request_duration_seconds"} {
+	for _, histogram := range []string{"token_refresher_refresh_duration_seconds", "token_refresher_token_request_duration_seconds", "token_refresher_event_to_secret_seconds"} {
 		exemplar := false
 		for line := range strings.Lines(string(open)) {
 			exemplar = exemplar || strings.HasPrefix(line, histogram+"_bucket") && strings.Contains(line, ` # {`) && strings.Contains(line, `trace_id="`)

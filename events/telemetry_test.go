@@ -165,6 +165,19 @@ func TestTraceParent(t *testing.T) {
 	}
 }
 
+// TestUnsampledParent: what a sender does not sample is not recorded here, nor where its request is answered.
+func TestUnsampledParent(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	wantStatus(t, b.send(t, cloudEvent(nil), bearer(tokenKey), header("traceparent", strings.TrimSuffix(httpParent, "01")+"00")), http.StatusAccepted)
+	if ended := b.spans.Ended(); len(ended) > 0 {
+		t.Errorf("%d spans", len(ended))
+	}
+	if got := b.requester.made()[0].TraceParent; !strings.Contains(got, httpTrace) || !strings.HasSuffix(got, "-00") {
+		t.Errorf("the request carries %s", got)
+	}
+}
+
 func TestSpanStatus(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)

@@ -239,6 +239,24 @@ func TestSpans(t *testing.T) {
 	})
 }
 
+// TestUnsampledRequest: the trace of a request goes on in the leader as it was decided where it began.
+func TestUnsampledRequest(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(target)
+		seed := good()
+		seed.Annotations[secret.Request] = "r"
+		seed.Annotations[secret.RequestContext] = `{"request":"r","traceparent":"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"}`
+		if err := w.store.Create(t.Context(), "somebody", seed); err != nil {
+			t.Fatal(err)
+		}
+		defer w.lead(t)()
+		if len(w.source.Mints()) != 1 || len(w.spans.Ended()) > 0 {
+			t.Errorf("%d mints, spans %v", len(w.source.Mints()), w.spans.Ended())
+		}
+	})
+}
+
 // TestLeftoverIsToldAgain: somebody for whom Flux fails with the token that was left there asks for another one, and that does not help. They are told,
 // whoever leads by then.
 func TestLeftoverIsToldAgain(t *testing.T) {
