@@ -5,8 +5,11 @@ package e2e
 import (
 	"crypto/rand"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -151,6 +154,41 @@ func TestEventLoop(t *testing.T) {
 		step{"source woken → Ready", woken, ready},
 		step{"event received → Ready", received, ready},
 		step{"refused → Ready", refused, ready})
+}
+
+// TestDoorIsBounded: a replica reads no more of a request than it may have, and waits no longer.
+func TestDoorIsBounded(t *testing.T) {
+	t.Parallel()
+	l := newLoop(t, controlPlane, fluxOf(t), newNamespace(t))
+	l.start(t, "")
+	const begin = "POST /events HTTP/1.1\r\nHost: refresher\r\n"
+	var knocking sync.WaitGroup
+	for request, want := range map[string]string{
+		begin + "X-Padding: " + strings.Repeat("x", 24<<10) + "\r\n\r\n": "431",
+		begin + "X-Padding: ": "", // the connection is closed
+		begin + "Content-Length: 100\r\nX-Signature: " + signature(l.sources.key, nil) + "\r\n\r\n{":       "400",
+		begin + "Content-Length: 999999999\r\nX-Signature: " + signature(l.sources.key, nil) + "\r\n\r\n{": "413",
+	} {
+		knocking.Go(func() {
+			conn, err := (&net.Dialer{}).DialContext(patient(t), "tcp", strings.TrimSuffix(strings.TrimPrefix(l.events, "http://"), "/events"))
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer conn.Close()
+			if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+				t.Error(err)
+			}
+			if _, err := io.WriteString(conn, request); err != nil {
+				t.Error(err)
+			}
+			answer, err := io.ReadAll(conn) // to its end
+			if status := strings.TrimPrefix(string(answer), "HTTP/1.1 "); err != nil || !strings.HasPrefix(status, want) || want == "" && status != "" {
+				t.Errorf("%.60q was answered with %.60q, and ended with %v; want %s", request, answer, err, want)
+			}
+		})
+	}
+	knocking.Wait()
 }
 
 // TestEventsAreProven: of a body that was signed once, only the signature counts: headers that could make another event of it are refused,

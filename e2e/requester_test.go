@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -29,6 +30,8 @@ func TestRequester(t *testing.T) {
 	written, coalesced := secret.Answer{Written: true}, secret.Answer{}
 	demand := ask("1")
 	demand.Demand = true
+	long := ask("1")
+	long.Source = "/" + strings.Repeat("long/", 400)
 	for name, test := range map[string]struct {
 		// seed is what stands there, beside the token; nil: no Secret.
 		seed  map[string]string
@@ -59,6 +62,7 @@ func TestRequester(t *testing.T) {
 		}, "token", demand, written},
 		"hands off":         {map[string]string{secret.Suspend: "true"}, "token", ask("1"), coalesced},
 		"a token is wanted": {map[string]string{}, "token", demand, written},
+		"of a source that does not fit the context": {map[string]string{}, "token", long, written},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -100,6 +104,9 @@ func TestRequester(t *testing.T) {
 			got.Received = want.Received
 			if got != want {
 				t.Errorf("the leader sees %+v, want %+v", got, want)
+			}
+			if context := live.Annotations[secret.RequestContext]; !strings.Contains(context, `"sender":"flux"`) {
+				t.Errorf("the sender's name is not in %s", context)
 			}
 		})
 	}

@@ -129,6 +129,7 @@ func clauses() []clause {
 		{"data: not base64", structured(map[string]any{"data_base64": "?"}), []with{formatted}, 400, nil, "data_base64"},
 		{"data: JSON", understood(typed("application/json", `{"a":[1]}`)), []with{formatted}, 202, hasData(`{"a":[1]}`), ""},
 		{"data: any JSON subtype", understood(typed("example/json; a=b", `{"a":[1]}`)), []with{formatted}, 202, hasData(`{"a":[1]}`), ""},
+		{"data: JSON in capitals", understood(typed("Application/JSON", `{"a":[1]}`)), []with{formatted}, 202, hasData(`{"a":[1]}`), ""},
 		{"data: any +json subtype", understood(typed("example/vnd.a+json", `[1]`)), []with{formatted}, 202, hasData(`[1]`), ""},
 		{"data: a JSON string stays one", understood(typed("application/json", `"{\"a\":1}"`)), []with{formatted}, 202, hasData(`"{\"a\":1}"`), ""},
 		{"data: a string that is not JSON", understood(typed("application/xml", `"<much wow=\"xml\"/>"`)), []with{formatted}, 202, hasData(`<much wow="xml"/>`), ""},

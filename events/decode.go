@@ -222,7 +222,7 @@ func fromFields(fields map[string]json.RawMessage) (Event, error) {
 func setData(e *Event, fields map[string]json.RawMessage) error {
 	data, plain := fields["data"]
 	encoded, binary := fields["data_base64"]
-	media := e.DataMediaType()
+	media := strings.ToLower(e.DataMediaType())
 	switch {
 	case plain && binary:
 		return errors.New("data and data_base64 exclude each other")

@@ -61,6 +61,9 @@ func (r *receiver) read(w http.ResponseWriter, request *http.Request, vouched bo
 	// Every server of net/http has deadlines, and lifts them where the body ends.
 	_ = connection.SetReadDeadline(time.Now().Add(bodyTimeout))
 	b := r.bodies.begin(vouched, func() { _ = connection.SetReadDeadline(time.Now()) })
+	if b == nil {
+		return nil, refuse(cutOff, "too many bodies are on their way; try again")
+	}
 	var content bytes.Buffer
 	content.Grow(int(max(request.ContentLength, 0)) + bytes.MinRead)
 	_, err := content.ReadFrom(http.MaxBytesReader(w, request.Body, MaxSize))
@@ -92,13 +95,16 @@ type body struct {
 	cut     func()
 }
 
-// begin makes room for one more, by cutting off the one that has been under way for longest, of strangers first: the body of a sender who means
-// it is there within milliseconds.
+// begin makes room for one more, by cutting off the stranger's that has been under way for longest: the body of a sender who means it is there within
+// milliseconds. Where there is none, it gives nil.
 func (b *bodies) begin(vouched bool, cut func()) *body {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if len(b.underWay) == maxBodies {
-		i := max(0, slices.IndexFunc(b.underWay, func(o *body) bool { return !o.vouched }))
+		i := slices.IndexFunc(b.underWay, func(o *body) bool { return !o.vouched })
+		if i < 0 {
+			return nil
+		}
 		b.underWay[i].cut()
 		b.underWay = slices.Delete(b.underWay, i, i+1)
 	}
@@ -146,7 +152,7 @@ func proven(ctx context.Context) {
 	}
 }
 
-// connections are those on which nobody has proven anything since they were opened, or answered.
+// connections are those on which nobody has proven anything since they were opened, or since what was proven was answered.
 type connections struct {
 	mu sync.Mutex
 	// waiting holds the ones that have waited longest at its front.
@@ -156,7 +162,9 @@ type connections struct {
 func (c *connections) wait(connection net.Conn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.remove(connection)
+	if slices.Contains(c.waiting, connection) {
+		return // an answer without a proof makes it no younger
+	}
 	c.waiting = append(c.waiting, connection)
 	if len(c.waiting) <= maxConnections {
 		return

@@ -183,25 +183,65 @@ func TestStrangersLater(t *testing.T) {
 	})
 }
 
-// TestSlowToken: neither the body of a sender that is known by its headers is given up for strangers', nor its connection.
+// TestSlowToken: neither bodies of a sender that is known by its headers are given up for others', nor their connections, however many they are.
 func TestSlowToken(t *testing.T) {
+	t.Parallel()
+	for _, bodies := range []int{1, 16} {
+		synctest.Test(t, func(t *testing.T) {
+			server := newBench(t).serve(t)
+			body := cloudEvent(nil)
+			known := strings.Replace(head(tokenKey, len(body)), "X-Signature: ", "Authorization: Bearer ", 1)
+			var slow []net.Conn
+			for range bodies {
+				conn := server.dial(t)
+				if _, err := io.WriteString(conn, known+body[:10]); err != nil {
+					t.Fatal(err)
+				}
+				slow = append(slow, conn)
+			}
+			synctest.Wait()
+			for range 200 {
+				stranger := server.dial(t)
+				go write(head(macOf(otherKey, ""), 100))(t.Context(), stranger)
+				go func() { _, _ = io.Copy(io.Discard, stranger) }()
+			}
+			synctest.Wait()
+			for _, conn := range slow {
+				go func() { _, _ = io.WriteString(conn, body[10:]) }()
+				response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+				if err != nil || response.StatusCode != http.StatusAccepted {
+					t.Errorf("of %d: %v, %v", bodies, response, err)
+				}
+			}
+		})
+	}
+}
+
+// TestHandshakesHoldNoPlace: whoever asks and asks, and proves nothing, makes nobody else the one who has waited for longest.
+func TestHandshakesHoldNoPlace(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		server := newBench(t).serve(t)
-		body, conn := cloudEvent(nil), server.dial(t)
-		known := strings.Replace(head(tokenKey, len(body)), "X-Signature: ", "Authorization: Bearer ", 1)
-		if _, err := io.WriteString(conn, known+body[:10]); err != nil {
-			t.Fatal(err)
+		var strangers []net.Conn
+		for range 127 {
+			conn := server.dial(t)
+			go func() { _, _ = io.Copy(io.Discard, conn) }()
+			strangers = append(strangers, conn)
 		}
 		synctest.Wait()
-		for range 200 {
-			stranger := server.dial(t)
-			go write(head(macOf(otherKey, ""), 100))(t.Context(), stranger)
-			go func() { _, _ = io.Copy(io.Discard, stranger) }()
+		sender := server.dial(t) // which takes its time, for its handshake of TLS
+		synctest.Wait()
+		for _, conn := range strangers {
+			if _, err := io.WriteString(conn, "OPTIONS /events HTTP/1.1\r\nHost: receiver\r\n\r\n"); err != nil {
+				t.Fatal(err)
+			}
 		}
 		synctest.Wait()
-		go func() { _, _ = io.WriteString(conn, body[10:]) }()
-		response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		server.dial(t)
+		synctest.Wait()
+		body := cloudEvent(nil)
+		go func() { _, _ = io.WriteString(sender, head(macOf(fluxKey, body), len(body))+body) }()
+		response, err := http.ReadResponse(bufio.NewReader(sender), nil)
 		if err != nil || response.StatusCode != http.StatusAccepted {
 			t.Errorf("%v, %v", response, err)
 		}

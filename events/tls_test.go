@@ -205,6 +205,17 @@ func (e *encrypted) post(t *testing.T, config *tls.Config, body string, changes 
 	return response.StatusCode, state.PeerCertificates[0].SerialNumber, nil
 }
 
+// TestOlderTLS: TLS 1.2 is refused, whatever the client could have proven.
+func TestOlderTLS(t *testing.T) {
+	t.Parallel()
+	e := newEncrypted(t)
+	config := e.client(t, nil, nil)
+	config.MaxVersion = tls.VersionTLS12
+	if status, _, err := e.post(t, config, cloudEvent(nil), signed(fluxKey)); err == nil || !strings.Contains(err.Error(), "protocol version") {
+		t.Errorf("status %d, %v", status, err)
+	}
+}
+
 // TestClientCertificates: all ways to prove oneself side by side, and what is no proof.
 func TestClientCertificates(t *testing.T) {
 	t.Parallel()

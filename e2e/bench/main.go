@@ -94,11 +94,13 @@ type side struct {
 }
 
 func report(out io.Writer, floor, product *side) error {
-	var ratios []float64
+	var faster, slower []float64
 	for i, m := range product.measured {
-		ratios = append(ratios, m.perSecond/floor.measured[i].perSecond)
+		faster = append(faster, m.perSecond/floor.measured[i].perSecond)
+		slower = append(slower, float64(m.p99)/float64(floor.measured[i].p99))
 	}
-	slices.Sort(ratios)
+	slices.Sort(faster)
+	slices.Sort(slower)
 	fmt.Fprintf(out, "\nSigned events that are unrelated, %d clients, medians of %d rounds of %s each, in turns:\n\n", clients, rounds, round)
 	table := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
 	fmt.Fprintln(table, "  receiver\tevents/s\tp50\tp99")
@@ -111,8 +113,13 @@ func report(out io.Writer, floor, product *side) error {
 	if err := table.Flush(); err != nil {
 		return err
 	}
-	_, err := fmt.Fprintf(out, "\n  ratio of events/s: %.2f (%.2f to %.2f)\n", ratios[len(ratios)/2], ratios[0], ratios[len(ratios)-1])
+	_, err := fmt.Fprintf(out, "\n  ratio of events/s: %s\n  ratio of p99:      %s\n", spanOf(faster), spanOf(slower))
 	return err
+}
+
+// spanOf gives the median of what is sorted, and its ends.
+func spanOf(sorted []float64) string {
+	return fmt.Sprintf("%.2f (%.2f to %.2f)", sorted[len(sorted)/2], sorted[0], sorted[len(sorted)-1])
 }
 
 func median(measured []measure, of func(measure) float64) float64 {

@@ -108,7 +108,7 @@ func (r *Requester) write(ctx context.Context, live *corev1.Secret, raw, about s
 	}
 	text, err := json.Marshal(why)
 	if err == nil && len(text) > maxRequestContext {
-		why.Sender, why.Source = "", "" // for people; the rest is for the leader, and short
+		why.Source = "" // for people, and the only one that can be long
 		text, err = json.Marshal(why)
 	}
 	if err != nil {
