@@ -297,6 +297,9 @@ func TestErrors(t *testing.T) {
 				"13: events.senders[2].name: is missing; give the sender a name",
 				`14: events.senders[3].name: "B" is not valid; ` + label,
 				"14: events.senders[3].namespaces: is a string; write a list"}},
+		"senders that there are anyway": {file: smallest + "events:\n  senders:\n    - {name: none, hmacKeyFile: f}\n    - {name: flux-token-refresher, hmacKeyFile: g}\n", want: []string{
+			`11: events.senders[0].name: "none" means something else in metrics and on the Secret; choose another`,
+			`12: events.senders[1].name: "flux-token-refresher" means something else in metrics and on the Secret; choose another`}},
 		"a mistyped sender": {file: smallest + "events:\n  senders: [{name: a, hmacKey: f}]\n", want: []string{
 			"10: events.senders[0]: has 0 ways to prove who it is; write one of hmacKeyFile, bearerTokenFile and clientName",
 			"10: events.senders[0].hmacKey: is not a known field; known here: name, hmacKeyFile, bearerTokenFile, clientName, namespaces"}},

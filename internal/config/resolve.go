@@ -227,6 +227,9 @@ func (r *resolver) events() Events {
 		if r.required(at+".name", "give the sender a name") && s.Name != "" {
 			r.kubernetes(at+".name", s.Name, validation.IsDNS1123Label(s.Name))
 			r.unique(first, at+".name", s.Name)
+			if slices.Contains(taken, s.Name) {
+				r.failf(at+".name", "%q means something else in metrics and on the Secret; choose another", s.Name)
+			}
 		}
 		proofs := 0
 		for _, proof := range []string{".hmacKeyFile", ".bearerTokenFile", ".clientName"} {
@@ -247,6 +250,9 @@ func (r *resolver) events() Events {
 	}
 	return out
 }
+
+// taken are senders that there are anyway: nobody who is known, the file of "once --event", and the leader's own watch.
+var taken = []string{"none", "file", "flux-token-refresher"}
 
 // clientName checks the name in a sender's certificate.
 func (r *resolver) clientName(first map[string]string, path, name string) {
