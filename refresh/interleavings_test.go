@@ -75,6 +75,7 @@ type simulation struct {
 	revoked        map[string]time.Time // by hash
 	undecided      int                  // looks at a token about which the Git servers said nothing
 	asked          []asked
+	coalesced      []asked // events about the token that stood there, acknowledged by what stood there; at is when they happened
 }
 
 // asked is a request that was acknowledged as written, as it stands in its context. One that is about no token is a demand.
@@ -215,6 +216,16 @@ func (s *simulation) event(target refresh.Target, source string, demand bool) {
 				if failed != "" && hands.token == failed {
 					s.t.Errorf("%s: what failed at %s is said to be overtaken, and the token that it failed with stands there", target.Name, ask.Time)
 				}
+			case failed != "" && hands.token == failed:
+				live, _ := s.store.Get(s.t.Context(), target.Name)
+				if live != nil && refresh.Hash(string(live.Data["bearerToken"])) == failed {
+					if open := secret.Observe(target, live).Request; open.Open() && open.About != "" && open.About != failed {
+						s.t.Errorf("%s: what failed at %s is left to a request about another token", target.Name, ask.Time)
+					}
+				}
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				s.coalesced = append(s.coalesced, asked{target: target.Name, at: ask.Time, raw: ask.ID, about: failed})
 			}
 		})
 	}
@@ -475,7 +486,7 @@ func (s *simulation) check() {
 		if value := string(last.Data["bearerToken"]); refresh.Hash(value) != o.TokenHash || o.Request.Open() {
 			s.t.Errorf("%s holds %q, with the annotations %v", target.Name, value, last.Annotations)
 		}
-		for _, a := range s.asked {
+		for _, a := range slices.Concat(s.asked, s.coalesced) {
 			if at := s.revoked[a.about]; a.target == target.Name && !at.IsZero() && at.Before(a.at) && o.TokenHash == a.about {
 				s.t.Errorf("%s holds the token that was revoked at %s, though request %s about it was acknowledged", target.Name, at, a.raw)
 			}
@@ -487,7 +498,8 @@ func (s *simulation) check() {
 		s.t.Errorf("%d mints; %d terms, %d revocations, %d demands, %d looks without a verdict and %d refreshes that were due allow %d",
 			s.mints, s.terms, len(s.revoked), s.demands, s.undecided, due, bound)
 	}
-	s.t.Logf("%d terms, %d requests acknowledged as written, %d mints, %d revocations", s.terms, len(s.asked), s.mints, len(s.revoked))
+	s.t.Logf("%d terms, %d requests acknowledged as written, and %d as answered by another, %d mints, %d revocations",
+		s.terms, len(s.asked), len(s.coalesced), s.mints, len(s.revoked))
 }
 
 // handled looks for the write that handled a request, in what became of its Secret.
