@@ -15,21 +15,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"k8s.io/apimachinery/pkg/util/validation"
 
-	"flux-token-refresher/events"
 	"flux-token-refresher/flux"
 )
-
-// TestWordsOfEvents: the packages that know nothing of each other mean the same.
-func TestWordsOfEvents(t *testing.T) {
-	t.Parallel()
-	ours := []string{flux.EventType, string(flux.AuthFailure), string(flux.PossibleAuthFailure), string(flux.Unrelated), string(flux.RefreshRequested)}
-	theirs := []string{
-		events.TypeFlux, string(events.AuthFailure), string(events.PossibleAuthFailure), string(events.Unrelated), string(events.RefreshRequested),
-	}
-	if diff := cmp.Diff(theirs, ours); diff != "" {
-		t.Errorf("events (-) and flux (+):\n%s", diff)
-	}
-}
 
 // posted is an event as notification-controller of Flux 2.10 posts it.
 const posted = `{
