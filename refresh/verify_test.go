@@ -180,6 +180,8 @@ func TestRejectedTokensCoolDown(t *testing.T) {
 			w.event(t, fmt.Sprint(i))
 			time.Sleep(15 * time.Second)
 		}
+		time.Sleep(7 * time.Second) // to no moment at which a cool-down ends
+		synctest.Wait()
 		// Cool-downs of 1, 2, 4, 8, 15, 15, 15 minutes.
 		if got := len(w.source.Mints()); got < 6 || got > 8 {
 			t.Errorf("%d mints in an hour of rejections, want about 7", got)
@@ -191,8 +193,6 @@ func TestRejectedTokensCoolDown(t *testing.T) {
 		if n := strings.Count(w.logs.String(), `"level":"WARN","msg":"the Git servers refuse the token that was issued"`); n != len(w.source.Mints()) {
 			t.Errorf("%d warnings of %d tokens that were refused", n, len(w.source.Mints()))
 		}
-		time.Sleep(7 * time.Second) // to no moment at which a cool-down ends
-		synctest.Wait()
 		w.readers.Answer(func(refresh.Token) refresh.Trial { return refresh.Trial{Accepted: 1} })
 		w.event(t, "after the permission came")
 		time.Sleep(15 * time.Minute)
