@@ -81,6 +81,9 @@ func start(ctx context.Context, binaries Binaries, dir, address string, flags ..
 	if err := c.StartAPI(ctx); err != nil {
 		return nil, errors.Join(err, c.Stop())
 	}
+	if c.admin.CAData, err = os.ReadFile(c.CAFile()); err != nil { // a restart keeps it
+		return nil, errors.Join(err, c.Stop())
+	}
 	if err := c.publishIssuer(ctx); err != nil {
 		return nil, errors.Join(err, c.Stop())
 	}
@@ -193,14 +196,9 @@ func (c *Cluster) StartAPI(ctx context.Context) error {
 	}
 	c.api = api
 	ready := func(ctx context.Context) error {
-		if c.admin.CAData == nil { // a restart keeps the certificate
-			ca, err := os.ReadFile(c.CAFile())
-			if err != nil {
-				return err
-			}
-			c.admin.CAData = ca
-		}
-		client, err := kubernetes.NewForConfig(c.admin)
+		config := c.Config()
+		config.CAFile = c.CAFile() // read by each attempt: the API server may not have written all of it yet
+		client, err := kubernetes.NewForConfig(config)
 		if err != nil {
 			return err
 		}
@@ -267,7 +265,7 @@ func (c *Cluster) waitReady(ctx context.Context, p *process.Process, name string
 		case <-ctx.Done():
 			err = fmt.Errorf("%w: %w", context.Cause(ctx), err)
 		}
-		return fmt.Errorf("%s did not become ready: %w\n%s", name, err, tail(c.logFile(name)))
+		return fmt.Errorf("%s\n%s did not become ready: %w", tail(c.logFile(name)), name, err) // what is long does not hide the cause
 	}
 }
 

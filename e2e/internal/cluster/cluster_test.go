@@ -3,8 +3,10 @@ package cluster_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -140,6 +142,26 @@ func TestCluster(t *testing.T) {
 	})
 }
 
+// The API server makes its certificate's file and then writes it: who reads in between sees nothing.
+func TestStartWhileTheCertificateIsWritten(t *testing.T) {
+	defer goleak.VerifyNone(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	programs := binaries(ctx, t)
+	dir := t.TempDir()
+	// Half a second is ten attempts, and nothing but an attempt tells that there was one.
+	slow := filepath.Join(t.TempDir(), "kube-apiserver")
+	script := fmt.Sprintf("#!/bin/sh\nfile='%s/apiserver.crt'\n: >$file; sleep 0.5; rm $file\nexec '%s' \"$@\"\n", dir, programs.KubeAPIServer)
+	if err := os.WriteFile(slow, []byte(script), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	c, err := cluster.Start(ctx, cluster.Binaries{Etcd: programs.Etcd, KubeAPIServer: slow}, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop(t, c)
+}
+
 func TestStartSaysWhy(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	_, err := cluster.Start(t.Context(), cluster.Binaries{Etcd: "false", KubeAPIServer: "/bin/sh"}, t.TempDir())
@@ -149,7 +171,7 @@ func TestStartSaysWhy(t *testing.T) {
 	}
 }
 
-func start(ctx context.Context, t *testing.T) *cluster.Cluster {
+func binaries(ctx context.Context, t *testing.T) cluster.Binaries {
 	t.Helper()
 	etcd, err := toolchain.Etcd.Build(ctx, os.Stderr)
 	if err != nil {
@@ -159,8 +181,14 @@ func start(ctx context.Context, t *testing.T) *cluster.Cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return cluster.Binaries{Etcd: etcd, KubeAPIServer: api}
+}
+
+func start(ctx context.Context, t *testing.T) *cluster.Cluster {
+	t.Helper()
+	programs := binaries(ctx, t)
 	began := time.Now()
-	c, err := cluster.Start(ctx, cluster.Binaries{Etcd: etcd, KubeAPIServer: api}, t.TempDir())
+	c, err := cluster.Start(ctx, programs, t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -61,7 +61,7 @@ func (c *Controller) Start(ctx context.Context) error {
 	cancel(nil)
 	ended.Wait()
 	if err != nil {
-		return errors.Join(fmt.Errorf("%s did not become ready: %w\n%s", c.tool.Name, err, output), p.Kill())
+		return errors.Join(fmt.Errorf("%s\n%s did not become ready: %w", output, c.tool.Name, err), p.Kill())
 	}
 	return nil
 }

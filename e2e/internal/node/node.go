@@ -70,7 +70,7 @@ func Start(ctx context.Context, spec Spec) (*Node, error) {
 	defer cancel()
 	n := &Node{spec: spec, Kubeconfig: filepath.Join(spec.Dir, "admin.kubeconfig"), paths: map[string]string{}}
 	if err := n.start(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("start a node: %w%s", err, n.ended()), n.Stop())
+		return nil, errors.Join(fmt.Errorf("%sstart a node: %w", n.ended(), err), n.Stop())
 	}
 	return n, nil
 }
@@ -177,7 +177,7 @@ func (n *Node) ended() string {
 		case <-c.Done():
 			const most = 4096
 			log, _ := os.ReadFile(n.logFile(c.name)) // it says more than that it cannot be read
-			fmt.Fprintf(&text, "\n%s has ended: %s", c.name, log[max(0, len(log)-most):])
+			fmt.Fprintf(&text, "%s has ended: %s\n", c.name, log[max(0, len(log)-most):])
 		default:
 		}
 	}

@@ -51,7 +51,7 @@ func StartReady(ctx context.Context, command *exec.Cmd, ready func(Record) bool)
 	}
 	record, err := output.Wait(ctx, ready)
 	if err != nil {
-		return nil, nil, errors.Join(fmt.Errorf("%s did not become ready: %w\n%s", command.Path, err, output), p.Kill())
+		return nil, nil, errors.Join(fmt.Errorf("%s\n%s did not become ready: %w", output, command.Path, err), p.Kill())
 	}
 	return p, record, nil
 }

@@ -133,7 +133,7 @@ func (r *Replica) WaitReady(ctx context.Context) error {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return fmt.Errorf("replica %s did not become ready: %w: %w\n%s", r.name, context.Cause(ctx), err, r.Output)
+			return fmt.Errorf("%s\nreplica %s did not become ready: %w: %w", r.Output, r.name, context.Cause(ctx), err)
 		}
 	}
 }
