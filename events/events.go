@@ -121,7 +121,8 @@ type Config struct {
 	// Senders are required by Handler; Handle asks nobody for a proof.
 	Senders []Sender
 	Decoder Decoder
-	// MaxAge is how long ago an event may have happened; zero is DefaultMaxAge. An HMAC can be replayed for that long.
+	// MaxAge is how long ago an event may have happened; zero is DefaultMaxAge. A signed body can be
+	// replayed for that long, to receivers that did not take it yet.
 	MaxAge time.Duration
 	// Logger hears what was asked for, and once a minute what was refused; nil is slog's default.
 	Logger *slog.Logger
@@ -169,6 +170,7 @@ func newReceiver(c Config, router Router, requester Requester) (*receiver, error
 		requester:   requester,
 		instruments: instruments,
 		places:      make(chan struct{}, maxConcurrent),
+		replays:     newReplays(c.MaxAge),
 		complaints:  complaints{logger: c.Logger, said: map[complaint]said{}},
 	}, nil
 }

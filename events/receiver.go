@@ -12,6 +12,7 @@ import (
 	"slices"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -23,6 +24,7 @@ type receiver struct {
 	bodies      bodies
 	// places holds one value for each request that is being handled.
 	places     chan struct{}
+	replays    replays
 	complaints complaints
 }
 
@@ -203,35 +205,43 @@ func urgency(a Answer) int {
 // seen after the latest of them happened, and so after the others.
 func (r *receiver) wish(ctx context.Context, sender Sender, events []Event, answers []Answer, w wish, received time.Time) ([]Outcome, error) {
 	outcomes := make([]Outcome, len(w.events))
+	var asked trace.SpanContext
 	for n, i := range w.events {
 		outcomes[n] = Coalesced
-		if n > 0 && urgency(answers[i]) == urgency(answers[w.events[n-1]]) {
-			continue
+		if n == 0 || urgency(answers[i]) != urgency(answers[w.events[n-1]]) {
+			var err error
+			if outcomes[n], asked, err = r.request(ctx, sender, events[i], answers[i], w.target, received); err != nil {
+				return nil, err
+			}
 		}
-		var err error
-		if outcomes[n], err = r.request(ctx, sender, events[i], answers[i], w.target, received); err != nil {
-			return nil, err
-		}
+		r.replays.remember(sender, events[i], w.target, asked)
 	}
 	return outcomes, nil
 }
 
-// request asks for the refresh of a target of an event.
-func (r *receiver) request(ctx context.Context, sender Sender, e Event, a Answer, target string, received time.Time) (Outcome, error) {
+// request asks for the refresh of a target of an event, unless that was done; asked is the span of the first time.
+func (r *receiver) request(ctx context.Context, sender Sender, e Event, a Answer, target string, received time.Time) (outcome Outcome, asked trace.SpanContext, err error) {
 	ctx, span := r.instruments.startRequest(ctx, sender, e, a, target)
-	outcome, err := r.requester.Request(ctx, target, Ask{
-		Sender: sender.Name, Source: e.Source(), ID: e.ID(),
-		Verdict: a.Verdict,
-		Time:    e.Time(), Received: received,
-		TraceParent: traceParent(ctx),
-	})
+	asked, replayed := r.replays.find(sender, e, target)
+	if replayed {
+		span.AddLink(trace.Link{SpanContext: asked})
+		outcome = Coalesced
+	} else {
+		asked = span.SpanContext()
+		outcome, err = r.requester.Request(ctx, target, Ask{
+			Sender: sender.Name, Source: e.Source(), ID: e.ID(),
+			Verdict: a.Verdict,
+			Time:    e.Time(), Received: received,
+			TraceParent: traceParent(ctx),
+		})
+	}
 	if err != nil {
 		err = refuse(unavailable, "the Kubernetes API did not take the request; try again").
 			because(fmt.Errorf("asking for a refresh of %s for sender %q: %w", target, sender.Name, err))
 	}
 	span.outcome(outcome, err)
 	if err != nil {
-		return "", err
+		return "", asked, err
 	}
 	level := slog.LevelDebug
 	if outcome == Requested {
@@ -239,7 +249,7 @@ func (r *receiver) request(ctx context.Context, sender Sender, e Event, a Answer
 	}
 	r.Logger.Log(ctx, level, "an event asks for a refresh", "target", target, "outcome", string(outcome), "sender", sender.Name,
 		"type", short(e.Type()), "id", short(e.ID()), "verdict", string(a.Verdict), "rule", a.Rule)
-	return outcome, nil
+	return outcome, asked, nil
 }
 
 func understood(eventType string) bool {

@@ -1,0 +1,60 @@
+package events_test
+
+// What comes again.
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+)
+
+// TestReplays: what a sender's event asked for, it does not ask for again, whatever stands on the Secret by then and in whatever company it comes.
+func TestReplays(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	event := func(id string) string { return cloudEvent(map[string]any{"id": id}) }
+	first, second := event("first"), event("second")
+	expect := func(body string, key with, outcomes string, asked ...string) {
+		t.Helper()
+		w := b.send(t, body, key)
+		wantStatus(t, w, 202)
+		var answers []answer
+		if err := json.Unmarshal([]byte("["+strings.Trim(w.Body.String(), "[]\n")+"]"), &answers); err != nil {
+			t.Fatal(err)
+		}
+		var got, made []string
+		for _, a := range answers {
+			got = append(got, a.Outcome)
+		}
+		for _, r := range b.requester.made() {
+			made = append(made, r.Sender+" "+r.ID)
+		}
+		if diff := cmp.Diff(strings.Fields(outcomes), got); diff != "" {
+			t.Errorf("outcomes -want +got\n%s", diff)
+		}
+		if diff := cmp.Diff(asked, made); diff != "" {
+			t.Errorf("asked for -want +got\n%s", diff)
+		}
+		b.requester.requests = nil // all were handled, and others after them
+	}
+	expect(first, signed(fluxKey), "requested", "flux first")
+	expect(second, signed(fluxKey), "requested", "flux second")
+	expect(first, signed(fluxKey), "coalesced")
+	var spans []sdktrace.ReadOnlySpan
+	for _, span := range b.spans.Ended() {
+		if span.Name() == "refresh.request" {
+			spans = append(spans, span)
+		}
+	}
+	if links := spans[2].Links(); len(links) != 1 || !links[0].SpanContext.Equal(spans[0].SpanContext()) {
+		t.Errorf("its span links to %v, want that of the first time", links)
+	}
+	expect(first, bearer(tenantKey), "requested", "tenant first")
+	// All that a request asks of one target is one wish: the others of a batch are answered with the first.
+	expect(batchOf(event("third"), event("fourth"), second), signed(fluxKey), "requested coalesced coalesced", "flux third")
+	expect(event("fourth"), signed(fluxKey), "coalesced")
+	expect(strings.Replace(first, "apps/repos", "apps/others", 1), signed(fluxKey), "requested", "flux first")
+}
