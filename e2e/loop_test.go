@@ -164,15 +164,7 @@ func (l *loop) told(t *testing.T, reason string) corev1.Event {
 // post sends a body to the follower, as notification-controller does, and gives the status and what was answered.
 func (l *loop) post(t *testing.T, body []byte, header map[string]string) (status int, outcome string) {
 	t.Helper()
-	request, err := http.NewRequestWithContext(patient(t), http.MethodPost, l.events, bytes.NewReader(body))
-	if err != nil {
-		t.Fatal(err)
-	}
-	request.Header.Set("Content-Type", "application/json")
-	request.Header.Set("Gotk-Component", "source-controller")
-	for name, value := range header {
-		request.Header.Set(name, value)
-	}
+	request := l.request(t, body, header)
 	response, err := plainHTTP.Do(request)
 	if err != nil {
 		t.Error(err)
@@ -184,6 +176,21 @@ func (l *loop) post(t *testing.T, body []byte, header map[string]string) (status
 		t.Error(err)
 	}
 	return response.StatusCode, answer.Outcome
+}
+
+// request is as notification-controller sends it.
+func (l *loop) request(t *testing.T, body []byte, header map[string]string) *http.Request {
+	t.Helper()
+	request, err := http.NewRequestWithContext(patient(t), http.MethodPost, l.events, bytes.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Header.Set("Content-Type", "application/json")
+	request.Header.Set("Gotk-Component", "source-controller")
+	for name, value := range header {
+		request.Header.Set(name, value)
+	}
+	return request
 }
 
 // plainHTTP keeps no connection, whose goroutine would outlive the test.

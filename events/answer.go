@@ -69,7 +69,7 @@ const allowed = "POST, OPTIONS"
 // strangers are answers that a request can get without a proof, or before its body is there: its connection is closed. Before, what is
 // still sent is taken, for the server's ReadTimeout: what is closed with bytes unread is reset, and the answer is lost (RFC 9112, section
 // 9.6). net/http does that itself, but not for a request that says "Connection: close" (Go 1.26, measured).
-var strangers = map[refused]bool{notAllowed: true, cutOff: true, incomplete: true, tooLarge: true, unauthenticated: true}
+var strangers = map[refused]bool{notAllowed: true, tooMany: true, cutOff: true, incomplete: true, tooLarge: true, unauthenticated: true}
 
 // refusal is an error that its sender may read: its text quotes nothing of the request.
 type refusal struct {

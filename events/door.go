@@ -1,7 +1,7 @@
 package events
 
 // Who comes in. Everybody who reaches the port may knock, so nothing that a stranger can do for nothing holds up a sender: what shows
-// in the headers is decided before the body is read; bodies that are read at once are few, and where there are too many, the
+// in the headers is decided before the body is read; bodies that are held at once are few, and where there are too many, the
 // one that keeps us waiting for longest is cut off, and not the one that comes; connections likewise.
 
 import (
@@ -20,14 +20,17 @@ const (
 	// maxConnections are those on which nobody has proven anything: with 16 KiB of headers each, 2 MiB. Those with a request that is
 	// proven come on top.
 	maxConnections = 128
-	// maxBodies are read at once: 4 MiB, and 10 MiB while their buffers grow (measured).
-	maxBodies = 16
+	// maxConcurrent are the requests whose bodies are held: 4 MiB, and as much again while they are decoded.
+	maxConcurrent = 16
+	// placeTimeout is how long a request waits to be one of them.
+	placeTimeout = time.Second
 	// bodyTimeout is how long a body may take to arrive.
 	bodyTimeout = 5 * time.Second
 )
 
-// admit finds out who sent a request, and takes its body. The checks are in the order of the answers that they give.
-func (r *receiver) admit(w http.ResponseWriter, request *http.Request) (sender Sender, content []byte, err error) {
+// admit finds out who sent a request, and takes its body. Who is admitted has a place, to leave when the request has been handled.
+// The checks are in the order of the answers that they give.
+func (r *receiver) admit(w http.ResponseWriter, request *http.Request) (sender Sender, p *place, err error) {
 	if request.Method != http.MethodPost {
 		return Sender{}, nil, refuse(notAllowed, "events are posted")
 	}
@@ -38,88 +41,144 @@ func (r *receiver) admit(w http.ResponseWriter, request *http.Request) (sender S
 	case !signable(r.Senders, request.Header):
 		return Sender{}, nil, unknown
 	}
-	if content, err = r.read(w, request, vouched); err != nil {
+	if request.ContentLength > MaxSize {
+		return sender, nil, errTooLarge
+	}
+	if p, err = r.places.take(request.Context()); err != nil {
 		return sender, nil, err
 	}
-	if !vouched {
-		if sender, err = signer(r.Senders, request.Header, content, unknown); err == nil {
+	err = r.read(w, request, p, vouched)
+	if err == nil && !vouched {
+		if sender, err = signer(r.Senders, request.Header, p.body.Bytes(), unknown); err == nil {
 			proven(request.Context())
 		}
 	}
-	return sender, content, err
+	if err != nil {
+		r.places.leave(p)
+	}
+	return sender, p, err
 }
 
 // read takes the body, bounded in size and time.
-func (r *receiver) read(w http.ResponseWriter, request *http.Request, vouched bool) ([]byte, error) {
-	if request.ContentLength > MaxSize {
-		return nil, errTooLarge
-	}
+func (r *receiver) read(w http.ResponseWriter, request *http.Request, p *place, vouched bool) error {
+	p.body.Reset()
 	if request.Body == http.NoBody {
-		return nil, nil
+		return nil
 	}
 	connection := http.NewResponseController(w)
 	// Every server of net/http has deadlines, and lifts them where the body ends.
 	_ = connection.SetReadDeadline(time.Now().Add(bodyTimeout))
-	b := r.bodies.begin(vouched, func() { _ = connection.SetReadDeadline(time.Now()) })
-	if b == nil {
-		return nil, refuse(cutOff, "too many bodies are on their way; try again")
+	if !vouched {
+		r.places.reading(p, func() { _ = connection.SetReadDeadline(time.Now()) })
 	}
-	var content bytes.Buffer
-	content.Grow(int(max(request.ContentLength, 0)) + bytes.MinRead)
-	_, err := content.ReadFrom(http.MaxBytesReader(w, request.Body, MaxSize))
-	cut := r.bodies.end(b)
+	p.body.Grow(MaxSize + bytes.MinRead) // whatever Content-Length says, so that it never grows again
+	_, err := p.body.ReadFrom(http.MaxBytesReader(w, request.Body, MaxSize))
+	cut := !vouched && r.places.arrived(p)
 	if _, larger := errors.AsType[*http.MaxBytesError](err); larger {
-		return nil, errTooLarge
+		return errTooLarge
 	}
 	switch {
 	case cut: // even if it was whole: net/http ends what is done for a connection that cannot be read from any more
-		return nil, refuse(cutOff, "too many bodies came at once, and this one took longest; try again")
-	case err == nil:
-		return content.Bytes(), nil
+		return refuse(cutOff, "too many bodies came at once, and this one took longest; try again")
+	case err != nil:
+		return refuse(incomplete, fmt.Sprintf("the body did not arrive whole within %s", bodyTimeout))
 	}
-	return nil, refuse(incomplete, fmt.Sprintf("the body did not arrive whole within %s", bodyTimeout))
+	return nil
 }
 
 var errTooLarge = refuse(tooLarge, fmt.Sprintf("a body may have %d bytes", MaxSize))
 
-// bodies are those that are being read.
-type bodies struct {
+// places are for requests from before their body is read until they have been handled.
+type places struct {
 	mu sync.Mutex
-	// underWay holds the ones that were begun first at its front; maxBodies at the most.
-	underWay []*body
+	// free are those that were left, and taken how many are not.
+	free  []*place
+	taken int
+	// waiting are those for whom there was none; who came last is the first to get one, so that nobody can put a queue before a sender.
+	waiting []chan *place
+	// strangers are those whose body is on its way, and of whom only it will tell who they are; the longest at the front.
+	strangers []*place
 }
 
-type body struct {
-	// vouched: it is known whose it is, by a token or a certificate.
-	vouched bool
-	cut     func()
+// place is where one request at a time has its body, in memory that is used again: what is sent makes no garbage.
+type place struct {
+	body bytes.Buffer
+	cut  func()
 }
 
-// begin makes room for one more, by cutting off the stranger's that has been under way for longest: the body of a sender who means it is there within
-// milliseconds. Where there is none, it gives nil.
-func (b *bodies) begin(vouched bool, cut func()) *body {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if len(b.underWay) == maxBodies {
-		i := slices.IndexFunc(b.underWay, func(o *body) bool { return !o.vouched })
-		if i < 0 {
-			return nil
-		}
-		b.underWay[i].cut()
-		b.underWay = slices.Delete(b.underWay, i, i+1)
+// take waits for a place. Where none is free, the stranger whose body has been on its way for longest has to go: the body of a sender who
+// means it is there within milliseconds.
+func (p *places) take(ctx context.Context) (*place, error) {
+	taken, granted := p.ask()
+	if taken != nil {
+		return taken, nil
 	}
-	begun := &body{vouched: vouched, cut: cut}
-	b.underWay = append(b.underWay, begun)
-	return begun
+	ctx, cancel := context.WithTimeout(ctx, placeTimeout)
+	defer cancel()
+	select {
+	case taken = <-granted:
+		return taken, nil
+	case <-ctx.Done():
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	i := slices.Index(p.waiting, granted)
+	if i < 0 {
+		return <-granted, nil // just now
+	}
+	p.waiting = slices.Delete(p.waiting, i, i+1)
+	return nil, refuse(tooMany, "too many requests at once; try again")
 }
 
-// end tells whether it was cut off. After it, cut is not called any more.
-func (b *bodies) end(ended *body) (cut bool) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	i := slices.Index(b.underWay, ended)
+// ask gives a place, or where there will be one.
+func (p *places) ask() (taken *place, granted chan *place) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch last := len(p.free) - 1; {
+	case last >= 0:
+		taken, p.free = p.free[last], p.free[:last]
+		p.taken++
+		return taken, nil
+	case p.taken < maxConcurrent:
+		p.taken++
+		return &place{}, nil
+	}
+	granted = make(chan *place, 1)
+	p.waiting = append(p.waiting, granted)
+	if len(p.strangers) > 0 {
+		p.strangers[0].cut()
+		p.strangers = slices.Delete(p.strangers, 0, 1)
+	}
+	return nil, granted
+}
+
+func (p *places) leave(left *place) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if last := len(p.waiting) - 1; last >= 0 {
+		p.waiting[last] <- left
+		p.waiting = p.waiting[:last]
+		return
+	}
+	p.free = append(p.free, left)
+	p.taken--
+}
+
+// reading lets the body that a stranger sends be cut off.
+func (p *places) reading(s *place, cut func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s.cut = cut
+	p.strangers = append(p.strangers, s)
+}
+
+// arrived ends that, and tells whether it was cut off.
+func (p *places) arrived(s *place) (cut bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	i := slices.Index(p.strangers, s)
 	if i >= 0 {
-		b.underWay = slices.Delete(b.underWay, i, i+1)
+		p.strangers = slices.Delete(p.strangers, i, i+1)
 	}
 	return i < 0
 }

@@ -31,7 +31,6 @@ const MaxSize = 256 << 10
 const (
 	maxBatch      = 100
 	maxAttributes = 100 // of one event, with its data
-	maxConcurrent = 16  // so that bodies hold 4 MiB at most
 	// maxParallel is for how many events or targets of one request the Router or the Requester is called at once. With two calls each to the
 	// Kubernetes API, a full batch about as many targets passes within apiTimeout where a call takes 300 ms.
 	maxParallel = 25
@@ -169,7 +168,6 @@ func newReceiver(c Config, router Router, requester Requester) (*receiver, error
 		router:      router,
 		requester:   requester,
 		instruments: instruments,
-		places:      make(chan struct{}, maxConcurrent),
 		replays:     newReplays(c.MaxAge),
 		complaints:  complaints{logger: c.Logger, said: map[complaint]said{}},
 	}, nil

@@ -173,7 +173,7 @@ func TestPrecedence(t *testing.T) {
 		status int
 		fault  string
 	}{
-		{405, "method"}, {401, "no proof"}, {413, "large"}, {401, "wrong proof"}, {429, "busy"}, {415, "media"}, {400, "stale"}, {503, "down"}, {202, ""},
+		{405, "method"}, {401, "no proof"}, {413, "large"}, {429, "busy"}, {401, "wrong proof"}, {415, "media"}, {400, "stale"}, {503, "down"}, {202, ""},
 	}
 	for i, first := range faults {
 		wrong := map[string]bool{}
@@ -182,35 +182,37 @@ func TestPrecedence(t *testing.T) {
 		}
 		t.Run(fmt.Sprint(first.status, " ", first.fault), func(t *testing.T) {
 			t.Parallel()
-			b := newBench(t)
-			b.requester.set("apps/repos", nil)
-			if wrong["busy"] {
-				defer b.occupy(t)()
-			}
-			at, proof, changes := time.Now(), signed(fluxKey), []with(nil)
-			if wrong["stale"] {
-				at = at.Add(-time.Hour)
-			}
-			body := fluxEvent("repos", "", at)
-			if wrong["large"] {
-				body += strings.Repeat(" ", 256<<10)
-			}
-			if wrong["wrong proof"] {
-				proof = signed("somebody-else-signed-this-0123456789")
-			}
-			if wrong["no proof"] {
-				proof = func(*http.Request, string) {}
-			}
-			if wrong["media"] {
-				changes = append(changes, media("text/plain"))
-			}
-			if wrong["method"] {
-				changes = append(changes, method(http.MethodPut))
-			}
-			if wrong["down"] {
-				b.router.fail(errDown)
-			}
-			wantStatus(t, b.send(t, body, append(changes, proof)...), first.status)
+			synctest.Test(t, func(t *testing.T) {
+				b := newBench(t)
+				b.requester.set("apps/repos", nil)
+				if wrong["busy"] {
+					defer b.occupy(t)()
+				}
+				at, proof, changes := time.Now(), signed(fluxKey), []with(nil)
+				if wrong["stale"] {
+					at = at.Add(-time.Hour)
+				}
+				body := fluxEvent("repos", "", at)
+				if wrong["large"] {
+					body += strings.Repeat(" ", 256<<10)
+				}
+				if wrong["wrong proof"] {
+					proof = signed("somebody-else-signed-this-0123456789")
+				}
+				if wrong["no proof"] {
+					proof = func(*http.Request, string) {}
+				}
+				if wrong["media"] {
+					changes = append(changes, media("text/plain"))
+				}
+				if wrong["method"] {
+					changes = append(changes, method(http.MethodPut))
+				}
+				if wrong["down"] {
+					b.router.fail(errDown)
+				}
+				wantStatus(t, b.send(t, body, append(changes, proof)...), first.status)
+			})
 		})
 	}
 }

@@ -21,11 +21,9 @@ type receiver struct {
 	router      Router
 	requester   Requester
 	instruments *instruments
-	bodies      bodies
-	// places holds one value for each request that is being handled.
-	places     chan struct{}
-	replays    replays
-	complaints complaints
+	places      places
+	replays     replays
+	complaints  complaints
 }
 
 // ServeHTTP implements http.Handler.
@@ -42,10 +40,10 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, request *http.Request) {
 
 func (r *receiver) serve(w http.ResponseWriter, request *http.Request) {
 	ctx, received := request.Context(), time.Now()
-	sender, content, err := r.admit(w, request)
+	sender, place, err := r.admit(w, request)
 	var answer any
 	if err == nil {
-		ctx, answer, err = r.receive(request, sender, content, received)
+		ctx, answer, err = r.receive(request, sender, place, received)
 	}
 	if err == nil {
 		accept(w, request.Header, answer)
@@ -61,19 +59,13 @@ func (r *receiver) serve(w http.ResponseWriter, request *http.Request) {
 	}
 }
 
-// receive is for requests whose sender is known. Before, there is no span, no word of the content anywhere, and no call to anybody.
-// The context is that of the request's span, if it came so far.
-func (r *receiver) receive(request *http.Request, sender Sender, content []byte, received time.Time) (ctx context.Context, answer any, err error) {
-	ctx = request.Context()
-	select {
-	case r.places <- struct{}{}:
-		defer func() { <-r.places }()
-	default:
-		return ctx, nil, refuse(tooMany, "too many requests at once; try again")
-	}
+// receive is for requests that were admitted. Before, there is no span, no word of the content anywhere, and no call to anybody.
+// The context is that of the request's span.
+func (r *receiver) receive(request *http.Request, sender Sender, place *place, received time.Time) (ctx context.Context, answer any, err error) {
+	defer r.places.leave(place)
 	ctx, span := r.instruments.start(request, sender, received)
 	defer func() { span.end(err) }()
-	answers, batch, err := r.handle(ctx, span, sender, request.Header, content, received)
+	answers, batch, err := r.handle(ctx, span, sender, request.Header, place.body.Bytes(), received)
 	if err != nil || batch {
 		return ctx, answers, err
 	}
