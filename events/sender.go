@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 )
 
 // minKey is the length of a key at the least, in bytes: that of the hash (RFC 2104, section 3).
@@ -39,28 +40,25 @@ type Sender struct {
 // Key gives a key of at least 32 bytes, which nobody changes, and is asked for each request. While it gives an error or less, its sender is told to come again.
 type Key func() ([]byte, error)
 
-// KeyFile is the key in a file, without the white space around it. The file is looked at each time, and read when it is another one or was
-// written, so a mounted Secret that changes needs no restart, and nobody who knocks has it read again and again.
+// KeyFile is the key in a file, without the white space around it. The file is read once a second at the most, so a mounted Secret that
+// changes needs no restart, and nobody who knocks has it read again and again.
 func KeyFile(name string) Key {
-	var mu sync.Mutex
-	var key []byte
-	var from os.FileInfo // how the file looked before key was read
+	const every = time.Second
+	var (
+		mu   sync.Mutex
+		key  []byte
+		err  error
+		read time.Time
+	)
 	return func() ([]byte, error) {
 		mu.Lock()
 		defer mu.Unlock()
-		now, err := os.Stat(name)
-		if err != nil {
-			return nil, err
+		if time.Since(read) >= every {
+			var content []byte
+			content, err = os.ReadFile(name)
+			key, read = bytes.TrimSpace(content), time.Now()
 		}
-		if from != nil && os.SameFile(from, now) && from.ModTime().Equal(now.ModTime()) && from.Size() == now.Size() {
-			return key, nil
-		}
-		data, err := os.ReadFile(name)
-		if err != nil {
-			return nil, err
-		}
-		key, from = bytes.TrimSpace(data), now
-		return key, nil
+		return key, err
 	}
 }
 

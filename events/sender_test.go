@@ -6,12 +6,12 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"errors"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"flux-token-refresher/events"
@@ -115,78 +115,52 @@ func TestSignatureCoversTheBodyOnly(t *testing.T) {
 
 func TestKeyFile(t *testing.T) {
 	t.Parallel()
-	file := filepath.Join(t.TempDir(), "key")
-	write := func(key string) {
-		t.Helper()
-		// As the kubelet does: another file under the same name.
-		if err := errors.Join(os.WriteFile(file+".new", []byte(key), 0o600), os.Rename(file+".new", file)); err != nil {
+	synctest.Test(t, func(t *testing.T) {
+		file := filepath.Join(t.TempDir(), "key")
+		write := func(key string) {
+			t.Helper()
+			if err := os.WriteFile(file, []byte(key), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		write("  " + fluxKey + "\n")
+		b := newBench(t, func(c *events.Config) {
+			c.Senders = []events.Sender{
+				{Name: "flux", HMACKey: events.KeyFile(file), Namespaces: []string{"*"}},
+				{Name: "broker", BearerToken: static(tokenKey), Namespaces: []string{"*"}},
+			}
+		})
+		body := fluxEvent("repos", "", time.Now())
+		wantStatus(t, b.send(t, body, signed(fluxKey)), http.StatusAccepted)
+		write(otherKey)
+		wantStatus(t, b.send(t, body, signed(fluxKey)), http.StatusAccepted) // it is not read for each request
+		time.Sleep(time.Second)
+		wantStatus(t, b.send(t, body, signed(fluxKey)), http.StatusUnauthorized)
+		wantStatus(t, b.send(t, body, signed(otherKey)), http.StatusAccepted)
+		for _, key := range []string{"", "short"} {
+			write(key)
+			time.Sleep(time.Second)
+			wantStatus(t, b.send(t, body, signed(otherKey)), http.StatusServiceUnavailable)
+			wantStatus(t, b.send(t, body, signed(key)), http.StatusServiceUnavailable)
+			// The others go on.
+			wantStatus(t, b.send(t, body, bearer(tokenKey)), http.StatusAccepted)
+		}
+		if !strings.Contains(b.log.String(), `the key of sender \"flux\" cannot be used: it has 0 bytes, at least 32 are needed`) {
+			t.Errorf("the log does not say what is wrong: %s", b.log)
+		}
+		if err := os.Remove(file); err != nil {
 			t.Fatal(err)
 		}
-	}
-	write("  " + fluxKey + "\n")
-	b := newBench(t, func(c *events.Config) {
-		c.Senders = []events.Sender{
-			{Name: "flux", HMACKey: events.KeyFile(file), Namespaces: []string{"*"}},
-			{Name: "broker", BearerToken: static(tokenKey), Namespaces: []string{"*"}},
-		}
-	})
-	body := fluxEvent("repos", "", time.Now())
-	wantStatus(t, b.send(t, body, signed(fluxKey)), http.StatusAccepted)
-	write(otherKey)
-	wantStatus(t, b.send(t, body, signed(fluxKey)), http.StatusUnauthorized)
-	wantStatus(t, b.send(t, body, signed(otherKey)), http.StatusAccepted)
-	for _, key := range []string{"", "short"} {
-		write(key)
+		time.Sleep(time.Second)
 		w := b.send(t, body, signed(otherKey))
 		wantStatus(t, w, http.StatusServiceUnavailable)
 		if strings.Contains(w.Body.String(), file) {
 			t.Errorf("the answer names the file: %s", w.Body)
 		}
-		wantStatus(t, b.send(t, body, signed(key)), http.StatusServiceUnavailable)
-		// The others go on.
-		wantStatus(t, b.send(t, body, bearer(tokenKey)), http.StatusAccepted)
-	}
-	if !strings.Contains(b.log.String(), `the key of sender \"flux\" cannot be used: it has 0 bytes, at least 32 are needed`) {
-		t.Errorf("the log does not say what is wrong: %s", b.log)
-	}
-	write(fluxKey)
-	wantStatus(t, b.send(t, body, signed(fluxKey)), http.StatusAccepted)
-}
-
-// TestKeyFileIsReadOnce: a file that looks as it did is not read again.
-func TestKeyFileIsReadOnce(t *testing.T) {
-	t.Parallel()
-	file, written := filepath.Join(t.TempDir(), "key"), time.Now().Add(-time.Hour)
-	write := func(key string) {
-		t.Helper()
-		if err := errors.Join(os.WriteFile(file, []byte(key), 0o600), os.Chtimes(file, written, written)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	read := events.KeyFile(file)
-	is := func(want string) {
-		t.Helper()
-		if key, err := read(); err != nil || string(key) != want {
-			t.Errorf("%q, %v; want %q", key, err, want)
-		}
-	}
-	write(fluxKey)
-	is(fluxKey)
-	write(strings.ToUpper(fluxKey))
-	is(fluxKey)
-	written = written.Add(time.Nanosecond)
-	write(fluxKey)
-	is(fluxKey)
-	write(fluxKey + "\n") // the size is another one
-	is(fluxKey)
-	write(strings.ToUpper(fluxKey))
-	is(strings.ToUpper(fluxKey))
-	if err := os.Remove(file); err != nil {
-		t.Fatal(err)
-	}
-	if key, err := read(); err == nil {
-		t.Errorf("the key of a file that is gone: %q", key)
-	}
+		write(fluxKey)
+		time.Sleep(time.Second)
+		wantStatus(t, b.send(t, body, signed(fluxKey)), http.StatusAccepted)
+	})
 }
 
 func TestConfig(t *testing.T) {
