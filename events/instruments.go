@@ -85,6 +85,11 @@ func (i *instruments) start(request *http.Request, sender Sender, received time.
 	if sender.coversHeaders() {
 		ctx = propagation.TraceContext{}.Extract(ctx, propagation.HeaderCarrier(request.Header))
 	}
+	ctx, started := i.tracer.Start(ctx, "POST "+Path, trace.WithSpanKind(trace.SpanKindServer), trace.WithTimestamp(received))
+	s := &span{Span: started}
+	if !s.IsRecording() {
+		return ctx, s
+	}
 	scheme, peer := "http", request.RemoteAddr
 	if request.TLS != nil {
 		scheme = "https"
@@ -92,10 +97,9 @@ func (i *instruments) start(request *http.Request, sender Sender, received time.
 	if host, _, err := net.SplitHostPort(peer); err == nil {
 		peer = host
 	}
-	ctx, s := i.tracer.Start(ctx, "POST "+Path, trace.WithSpanKind(trace.SpanKindServer), trace.WithTimestamp(received), trace.WithAttributes(
-		semconv.HTTPRequestMethodPost, semconv.HTTPRoute(Path), semconv.URLPath(Path), semconv.URLScheme(scheme),
-		semconv.NetworkPeerAddress(peer), semconv.NetworkProtocolVersion(strings.TrimPrefix(request.Proto, "HTTP/")), senderKey.String(sender.Name)))
-	return ctx, &span{Span: s}
+	s.more = append(s.more, semconv.HTTPRequestMethodPost, semconv.HTTPRoute(Path), semconv.URLPath(Path), semconv.URLScheme(scheme),
+		semconv.NetworkPeerAddress(peer), semconv.NetworkProtocolVersion(strings.TrimPrefix(request.Proto, "HTTP/")), senderKey.String(sender.Name))
+	return ctx, s
 }
 
 // startFile opens the span of what Handle is given.
