@@ -3,12 +3,13 @@ package events
 // What a sender is told.
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
 	"strings"
+
+	"github.com/go-json-experiment/json" // encoding/json/v2 of Go 1.27
 )
 
 // Answer says what became of an event that was taken; it is the body of a 202.

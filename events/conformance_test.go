@@ -145,6 +145,8 @@ func clauses() []clause {
 		{"names: capitals", structured(map[string]any{"Ext": "a"}), []with{formatted}, 400, nil, "extension"},
 		{"names: signs", structured(map[string]any{"my-ext": "a"}), []with{formatted}, 400, nil, "extension"},
 		{"names: long ones", structured(map[string]any{"anextensionwithalongname1": "a"}), []with{formatted}, 202, has("anextensionwithalongname1", "a"), ""},
+		{"names: one that is there twice", `{"ext":"a","ext":"b",` + structured(nil)[1:], []with{formatted}, 400, nil, "each name once"},
+		{"strings: half a surrogate", `{"ext":"\ud800",` + structured(nil)[1:], []with{formatted}, 400, nil, "not a JSON object"},
 		{"strings: control characters", structured(map[string]any{"ext": "a\u0085b"}), []with{formatted}, 400, nil, "extension"},
 		{"strings: control characters in a header", `{}`, binaryEvent("ce-ext", "a%0Ab"), 400, nil, "extension"},
 		{"strings: noncharacters", structured(map[string]any{"ext": "\ufdd0"}), []with{formatted}, 400, nil, "extension"},

@@ -7,7 +7,6 @@ package events
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -24,6 +23,8 @@ import (
 
 	"github.com/cloudevents/sdk-go/v2/binding/spec"
 	"github.com/cloudevents/sdk-go/v2/event"
+	"github.com/go-json-experiment/json" // encoding/json/v2 of Go 1.27
+	"github.com/go-json-experiment/json/jsontext"
 )
 
 const (
@@ -123,17 +124,14 @@ func hasAttributes(header http.Header) bool {
 
 // fromArray reads no more elements than there may be.
 func fromArray(body []byte) ([]Event, error) {
-	var elements []json.RawMessage
-	err := walk(body, '[', func(decoder *json.Decoder) error {
+	var elements []jsontext.Value
+	err := walk(body, jsontext.KindBeginArray, func(decoder *jsontext.Decoder) error {
 		if len(elements) == maxBatch {
 			return refuse(tooLarge, fmt.Sprintf("more than %d events in one request", maxBatch))
 		}
-		var element json.RawMessage
-		if decoder.Decode(&element) != nil {
-			return errNotJSON
-		}
-		elements = append(elements, element)
-		return nil
+		element, err := decoder.ReadValue()
+		elements = append(elements, element.Clone())
+		return err
 	})
 	if err != nil {
 		return nil, err
@@ -152,46 +150,56 @@ func fromArray(body []byte) ([]Event, error) {
 }
 
 // membersOf gives the members of a JSON object, and reads no more of them than an event may have.
-func membersOf(object []byte) (map[string]json.RawMessage, error) {
-	members := map[string]json.RawMessage{}
-	return members, walk(object, '{', func(decoder *json.Decoder) error {
-		var value json.RawMessage
-		name, err := decoder.Token()
-		if err != nil || decoder.Decode(&value) != nil {
+func membersOf(object []byte) (map[string]jsontext.Value, error) {
+	members := map[string]jsontext.Value{}
+	return members, walk(object, jsontext.KindBeginObject, func(decoder *jsontext.Decoder) error {
+		name, err := decoder.ReadToken()
+		if err != nil {
+			return err
+		}
+		text := name.String() // before the next one is read, which takes its place
+		if _, twice := members[text]; twice {
 			return errNotJSON
 		}
-		members[name.(string)] = value
+		value, err := decoder.ReadValue()
+		members[text] = value.Clone()
 		if len(members) > maxAttributes {
 			return refuse(invalid, fmt.Sprintf("more than %d attributes", maxAttributes))
 		}
-		return nil
+		return err
 	})
 }
 
 // walk reads a JSON text that is an array or an object, as open says, with next for each element or member.
-func walk(text []byte, open json.Delim, next func(*json.Decoder) error) error {
-	decoder := json.NewDecoder(bytes.NewReader(text))
-	if token, err := decoder.Token(); err != nil || token != open {
+func walk(text []byte, open jsontext.Kind, next func(*jsontext.Decoder) error) error {
+	decoder := jsontext.NewDecoder(bytes.NewBuffer(text), anyNames)
+	if token, err := decoder.ReadToken(); err != nil || token.Kind() != open {
 		return errNotJSON
 	}
-	for decoder.More() {
+	for kind := decoder.PeekKind(); kind != jsontext.KindEndArray && kind != jsontext.KindEndObject; kind = decoder.PeekKind() {
 		if err := next(decoder); err != nil {
-			return err
+			if refusal, ok := errors.AsType[*refusal](err); ok {
+				return refusal
+			}
+			return errNotJSON
 		}
 	}
-	if _, err := decoder.Token(); err != nil { // its end
+	if _, err := decoder.ReadToken(); err != nil { // its end
 		return errNotJSON
 	}
-	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+	if _, err := decoder.ReadToken(); !errors.Is(err, io.EOF) {
 		return errNotJSON
 	}
 	return nil
 }
 
-var errNotJSON = refuse(invalid, "not a JSON object, nor an array of them")
+// anyNames lets a name be there twice, somewhere in an event: to see that takes more than ten times the memory of the body.
+var anyNames = jsontext.AllowDuplicateNames(true)
+
+var errNotJSON = refuse(invalid, "not a JSON object with each name once, nor an array of them")
 
 // fromFields follows the JSON Event Format for CloudEvents 1.0.2, sections 2 and 3.
-func fromFields(fields map[string]json.RawMessage) (Event, error) {
+func fromFields(fields map[string]jsontext.Value) (Event, error) {
 	attributes := map[string]any{}
 	for name, raw := range fields {
 		if name == "data" || name == "data_base64" {
@@ -219,7 +227,7 @@ func fromFields(fields map[string]json.RawMessage) (Event, error) {
 	return e, nil
 }
 
-func setData(e *Event, fields map[string]json.RawMessage) error {
+func setData(e *Event, fields map[string]jsontext.Value) error {
 	data, plain := fields["data"]
 	encoded, binary := fields["data_base64"]
 	media := strings.ToLower(e.DataMediaType())
@@ -333,7 +341,7 @@ func isValue(value any) bool {
 	switch v := value.(type) {
 	case float64:
 		return v == math.Trunc(v)
-	case json.RawMessage:
+	case jsontext.Value:
 		return false
 	case string:
 		return !strings.ContainsFunc(v, func(r rune) bool {
