@@ -83,7 +83,7 @@ type span struct {
 func (i *instruments) start(request *http.Request, sender Sender, received time.Time) (context.Context, *span) {
 	ctx := request.Context()
 	if sender.coversHeaders() {
-		ctx = propagation.TraceContext{}.Extract(ctx, propagation.HeaderCarrier(request.Header))
+		ctx = trace.ContextWithRemoteSpanContext(ctx, origin(propagation.HeaderCarrier(request.Header)))
 	}
 	ctx, started := i.tracer.Start(ctx, "POST "+Path, trace.WithSpanKind(trace.SpanKindServer), trace.WithTimestamp(received))
 	s := &span{Span: started}
@@ -129,16 +129,25 @@ func (s *span) about(events []Event, batch bool) {
 		s.more = append(s.more, identify(events[0])...)
 	}
 	for _, e := range events {
-		origin, ok := extensions.GetDistributedTracingExtension(e.Event)
+		extension, ok := extensions.GetDistributedTracingExtension(e.Event)
 		if !ok {
 			continue
 		}
-		ctx := propagation.TraceContext{}.Extract(context.Background(),
-			propagation.MapCarrier{extensions.TraceParentExtension: origin.TraceParent, extensions.TraceStateExtension: origin.TraceState})
-		if sc := trace.SpanContextFromContext(ctx); sc.IsValid() {
-			s.AddLink(trace.Link{SpanContext: sc})
+		if sc := origin(propagation.MapCarrier{"traceparent": extension.TraceParent, "tracestate": extension.TraceState}); sc.IsValid() {
+			s.AddLink(trace.Link{SpanContext: sc.WithTraceState(trace.TraceState{})}) // there may be a hundred
 		}
 	}
+}
+
+// origin is the trace that something comes from, as its sender says. A span holds it until it is exported, so the tracestate is at most as long as
+// everybody should pass on (W3C Trace Context, "tracestate Limits"), or left out.
+func origin(carrier propagation.TextMapCarrier) trace.SpanContext {
+	const longest = 512
+	sc := trace.SpanContextFromContext(propagation.TraceContext{}.Extract(context.Background(), carrier))
+	if len(sc.TraceState().String()) > longest {
+		return sc.WithTraceState(trace.TraceState{})
+	}
+	return sc
 }
 
 // answered says what became of the event that it is about.

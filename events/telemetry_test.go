@@ -165,6 +165,28 @@ func TestTraceParent(t *testing.T) {
 	}
 }
 
+// TestTraceState: what a span keeps of it until it is exported has bounds.
+func TestTraceState(t *testing.T) {
+	t.Parallel()
+	for length, kept := range map[int]bool{512: true, 513: false} {
+		b := newBench(t)
+		state := "vendor=" + strings.Repeat("v", 250) + ",other="
+		state += strings.Repeat("o", length-len(state))
+		body := cloudEvent(map[string]any{"traceparent": linkParent, "tracestate": "vendor=v"})
+		wantStatus(t, b.send(t, body, bearer(tokenKey), header("traceparent", httpParent), header("tracestate", state)), http.StatusAccepted)
+		server := b.span(t, "POST /events")
+		if got := server.SpanContext().TraceState().String(); (got == state) != kept || !kept && got != "" {
+			t.Errorf("of %d characters the span keeps %q", length, got)
+		}
+		if server.SpanContext().TraceID().String() != httpTrace {
+			t.Errorf("with a tracestate of %d characters it is no part of the trace", length)
+		}
+		if links := server.Links(); len(links) != 1 || links[0].SpanContext.TraceState().Len() > 0 {
+			t.Errorf("links %v", links)
+		}
+	}
+}
+
 // TestUnsampledParent: what a sender does not sample is not recorded here, nor where its request is answered.
 func TestUnsampledParent(t *testing.T) {
 	t.Parallel()
