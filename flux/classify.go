@@ -156,7 +156,7 @@ func notOfScheme(r rune) bool {
 // elsewhere.
 func (f findings) signIn() bool {
 	u, err := url.Parse(f.redirect)
-	if err != nil {
+	if f.redirect == "" || err != nil {
 		return false
 	}
 	switch u.Path[strings.LastIndexByte(u.Path, '/')+1:] {
@@ -184,6 +184,7 @@ func link(s string) string {
 // one without its partner stands for itself.
 func withoutNames(s string) string {
 	var b strings.Builder
+	b.Grow(len(s))
 	for s != "" {
 		size := quotation(s)
 		if size == 0 {
