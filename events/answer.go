@@ -5,6 +5,7 @@ package events
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -134,7 +135,8 @@ func write(w http.ResponseWriter, status int, body any) {
 	w.Header().Set("Content-Type", mediaJSON)
 	w.Header().Set("Content-Length", strconv.Itoa(len(content)+1))
 	w.WriteHeader(status)
-	_, _ = w.Write(append(content, '\n')) // whoever does not read the answer gets none
+	_, _ = w.Write(content) // whoever does not read the answer gets none
+	_, _ = io.WriteString(w, "\n")
 }
 
 // handshake is the validation of CloudEvents' Web Hooks for Event Delivery 1.0.2, section 4. It is not authenticated: it

@@ -270,6 +270,8 @@ func (r *router) Route(ctx context.Context, e events.Event, may func(string) boo
 		return events.Route{Verdict: events.Unrelated, Rule: "namespace"}, nil
 	case name == "unrelated":
 		return events.Route{Verdict: events.Unrelated, Rule: "timeout"}, nil
+	case name == "nowhere":
+		return events.Route{Verdict: events.AuthFailure, Rule: "401"}, nil
 	case name == "two":
 		return events.Route{Verdict: events.AuthFailure, Rule: "401", Targets: []string{namespace + "/a", namespace + "/b"}}, nil
 	case e.Type() == events.TypeRefreshRequested:

@@ -125,12 +125,12 @@ func hasAttributes(header http.Header) bool {
 // fromArray reads no more elements than there may be.
 func fromArray(body []byte) ([]Event, error) {
 	var elements []jsontext.Value
-	err := walk(body, jsontext.KindBeginArray, func(decoder *jsontext.Decoder) error {
+	err := walk(body, jsontext.KindBeginArray, func(read func() (jsontext.Value, error)) error {
 		if len(elements) == maxBatch {
 			return refuse(tooLarge, fmt.Sprintf("more than %d events in one request", maxBatch))
 		}
-		element, err := decoder.ReadValue()
-		elements = append(elements, element.Clone())
+		element, err := read()
+		elements = append(elements, element)
 		return err
 	})
 	if err != nil {
@@ -152,32 +152,40 @@ func fromArray(body []byte) ([]Event, error) {
 // membersOf gives the members of a JSON object, and reads no more of them than an event may have.
 func membersOf(object []byte) (map[string]jsontext.Value, error) {
 	members := map[string]jsontext.Value{}
-	return members, walk(object, jsontext.KindBeginObject, func(decoder *jsontext.Decoder) error {
-		name, err := decoder.ReadToken()
+	return members, walk(object, jsontext.KindBeginObject, func(read func() (jsontext.Value, error)) error {
+		quoted, err := read()
 		if err != nil {
 			return err
 		}
-		text := name.String() // before the next one is read, which takes its place
-		if _, twice := members[text]; twice {
+		var name string
+		if err := json.Unmarshal(quoted, &name); err != nil {
+			return err
+		}
+		if _, twice := members[name]; twice {
 			return errNotJSON
 		}
-		value, err := decoder.ReadValue()
-		members[text] = value.Clone()
-		if len(members) > maxAttributes {
+		if len(members) == maxAttributes {
 			return refuse(invalid, fmt.Sprintf("more than %d attributes", maxAttributes))
 		}
+		members[name], err = read()
 		return err
 	})
 }
 
-// walk reads a JSON text that is an array or an object, as open says, with next for each element or member.
-func walk(text []byte, open jsontext.Kind, next func(*jsontext.Decoder) error) error {
+// walk reads a JSON text that is an array or an object, as open says: next is called for each element or member, and reads it, as values that are
+// parts of the text.
+func walk(text []byte, open jsontext.Kind, next func(read func() (jsontext.Value, error)) error) error {
 	decoder := jsontext.NewDecoder(bytes.NewBuffer(text), anyNames)
+	read := func() (jsontext.Value, error) {
+		value, err := decoder.ReadValue() // which is there until the next one is read
+		end := int(decoder.InputOffset())
+		return text[end-len(value) : end], err
+	}
 	if token, err := decoder.ReadToken(); err != nil || token.Kind() != open {
 		return errNotJSON
 	}
 	for kind := decoder.PeekKind(); kind != jsontext.KindEndArray && kind != jsontext.KindEndObject; kind = decoder.PeekKind() {
-		if err := next(decoder); err != nil {
+		if err := next(read); err != nil {
 			if refusal, ok := errors.AsType[*refusal](err); ok {
 				return refusal
 			}
@@ -326,6 +334,9 @@ func fromAttributes(attributes map[string]any) (Event, error) {
 	if len(wrong) > 0 {
 		names := slices.Sorted(maps.Keys(wrong))
 		return Event{}, refuse(invalid, "missing, or not as CloudEvents 1.0 defines it: "+strings.Join(names, ", "))
+	}
+	if len(e.ID()) > maxIdentity || len(e.Source()) > maxIdentity {
+		return Event{}, refuse(invalid, fmt.Sprintf("the attributes id and source may have %d bytes each", maxIdentity))
 	}
 	return e, nil
 }

@@ -2,7 +2,8 @@ package events
 
 // Who comes in. Everybody who reaches the port may knock, so nothing that a stranger can do for nothing holds up a sender: what shows
 // in the headers is decided before the body is read; bodies that are held at once are few, and where there are too many, the
-// one that keeps us waiting for longest is cut off, and not the one that comes; connections likewise.
+// one that keeps us waiting for longest is cut off, and not the one that comes; connections likewise. What is handled takes half of the places at
+// the most, so that who comes while the Kubernetes API is slow can still say who they are.
 
 import (
 	"bytes"
@@ -18,17 +19,22 @@ import (
 
 const (
 	// maxConnections are those on which nobody has proven anything: with 16 KiB of headers each, 2 MiB. Those with a request that is
-	// proven come on top.
+	// proven and not answered come on top, which are as many as there are places and may wait.
 	maxConnections = 128
-	// maxConcurrent are the requests whose bodies are held: 4 MiB, and as much again while they are decoded.
-	maxConcurrent = 16
-	// placeTimeout is how long a request waits to be one of them.
-	placeTimeout = time.Second
-	// bodyTimeout is how long a body may take to arrive.
-	bodyTimeout = 5 * time.Second
+	// maxPlaces are the requests whose bodies are held: 8 MiB.
+	maxPlaces = 32
+	// maxHandled are those of them that are being handled: of a full batch another 900 KiB each (measured).
+	maxHandled = 16
+	// maxWaiting are those who wait for a place.
+	maxWaiting = 64
+	// patience is how long a request waits for a place, and then for its turn.
+	patience = time.Second
+	// bodyTimeout is how long a body may take to arrive, answerTimeout how long an answer may take to be read.
+	bodyTimeout   = 5 * time.Second
+	answerTimeout = 5 * time.Second
 )
 
-// admit finds out who sent a request, and takes its body. Who is admitted has a place, to leave when the request has been handled.
+// admit finds out who sent a request, and takes its body. Who has a place has to leave it, admitted or not.
 // The checks are in the order of the answers that they give.
 func (r *receiver) admit(w http.ResponseWriter, request *http.Request) (sender Sender, p *place, err error) {
 	if request.Method != http.MethodPost {
@@ -53,9 +59,6 @@ func (r *receiver) admit(w http.ResponseWriter, request *http.Request) (sender S
 			proven(request.Context())
 		}
 	}
-	if err != nil {
-		r.places.leave(p)
-	}
 	return sender, p, err
 }
 
@@ -71,7 +74,9 @@ func (r *receiver) read(w http.ResponseWriter, request *http.Request, p *place, 
 	if !vouched {
 		r.places.reading(p, func() { _ = connection.SetReadDeadline(time.Now()) })
 	}
-	p.body.Grow(MaxSize + bytes.MinRead) // whatever Content-Length says, so that it never grows again
+	if request.ContentLength > 0 {
+		p.body.Grow(int(request.ContentLength) + bytes.MinRead) // what ReadFrom wants, to see the end
+	}
 	_, err := p.body.ReadFrom(http.MaxBytesReader(w, request.Body, MaxSize))
 	cut := !vouched && r.places.arrived(p)
 	if _, larger := errors.AsType[*http.MaxBytesError](err); larger {
@@ -86,62 +91,66 @@ func (r *receiver) read(w http.ResponseWriter, request *http.Request, p *place, 
 	return nil
 }
 
-var errTooLarge = refuse(tooLarge, fmt.Sprintf("a body may have %d bytes", MaxSize))
+var (
+	errTooLarge = refuse(tooLarge, fmt.Sprintf("a body may have %d bytes", MaxSize))
+	errTooMany  = refuse(tooMany, "too many requests at once; try again")
+)
 
-// places are for requests from before their body is read until they have been handled.
+// places are for requests from before their body is read until they have been answered.
 type places struct {
 	mu sync.Mutex
-	// free are those that were left, and taken how many are not.
-	free  []*place
+	// taken is how many there are.
 	taken int
+	// free are places that were left: their memory is used again, so that what is sent makes no garbage, while the collector leaves it there.
+	free sync.Pool
 	// waiting are those for whom there was none; who came last is the first to get one, so that nobody can put a queue before a sender.
 	waiting []chan *place
 	// strangers are those whose body is on its way, and of whom only it will tell who they are; the longest at the front.
 	strangers []*place
 }
 
-// place is where one request at a time has its body, in memory that is used again: what is sent makes no garbage.
+// place is where one request at a time has its body.
 type place struct {
 	body bytes.Buffer
 	cut  func()
 }
 
 // take waits for a place. Where none is free, the stranger whose body has been on its way for longest has to go: the body of a sender who
-// means it is there within milliseconds.
+// means it is there within milliseconds. Where too many wait, whoever has waited for longest has to go.
 func (p *places) take(ctx context.Context) (*place, error) {
 	taken, granted := p.ask()
 	if taken != nil {
 		return taken, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, placeTimeout)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	select {
 	case taken = <-granted:
-		return taken, nil
 	case <-ctx.Done():
+		if !p.leaveQueue(granted) {
+			taken = <-granted // just now
+		}
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	i := slices.Index(p.waiting, granted)
-	if i < 0 {
-		return <-granted, nil // just now
+	if taken == nil {
+		return nil, errTooMany
 	}
-	p.waiting = slices.Delete(p.waiting, i, i+1)
-	return nil, refuse(tooMany, "too many requests at once; try again")
+	return taken, nil
 }
 
-// ask gives a place, or where there will be one.
+// ask gives a place, or where there will be one; nil there is none.
 func (p *places) ask() (taken *place, granted chan *place) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	switch last := len(p.free) - 1; {
-	case last >= 0:
-		taken, p.free = p.free[last], p.free[:last]
+	if p.taken < maxPlaces {
 		p.taken++
+		if taken, _ = p.free.Get().(*place); taken == nil {
+			taken = &place{}
+		}
 		return taken, nil
-	case p.taken < maxConcurrent:
-		p.taken++
-		return &place{}, nil
+	}
+	if len(p.waiting) == maxWaiting {
+		p.waiting[0] <- nil
+		p.waiting = slices.Delete(p.waiting, 0, 1)
 	}
 	granted = make(chan *place, 1)
 	p.waiting = append(p.waiting, granted)
@@ -152,7 +161,22 @@ func (p *places) ask() (taken *place, granted chan *place) {
 	return nil, granted
 }
 
+// leaveQueue tells whether there was still nothing granted.
+func (p *places) leaveQueue(granted chan *place) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	i := slices.Index(p.waiting, granted)
+	if i >= 0 {
+		p.waiting = slices.Delete(p.waiting, i, i+1)
+	}
+	return i >= 0
+}
+
+// leave takes nil for no place.
 func (p *places) leave(left *place) {
+	if left == nil {
+		return
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if last := len(p.waiting) - 1; last >= 0 {
@@ -160,8 +184,8 @@ func (p *places) leave(left *place) {
 		p.waiting = p.waiting[:last]
 		return
 	}
-	p.free = append(p.free, left)
 	p.taken--
+	p.free.Put(left)
 }
 
 // reading lets the body that a stranger sends be cut off.
@@ -176,6 +200,7 @@ func (p *places) reading(s *place, cut func()) {
 func (p *places) arrived(s *place) (cut bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	s.cut = nil
 	i := slices.Index(p.strangers, s)
 	if i >= 0 {
 		p.strangers = slices.Delete(p.strangers, i, i+1)
@@ -198,16 +223,29 @@ func Guard(s *http.Server) {
 		}
 	}
 	s.ConnContext = func(ctx context.Context, connection net.Conn) context.Context {
-		return context.WithValue(ctx, provenKey{}, func() { c.forget(connection) })
+		return context.WithValue(ctx, guardedKey{}, guarded{c, connection})
 	}
 }
 
-// provenKey is that of a function in a request's context that takes its connection out of those that may be closed, until the request is answered.
-type provenKey struct{}
+// guardedKey is that of a guarded connection in a request's context.
+type guardedKey struct{}
 
+type guarded struct {
+	among      *connections
+	connection net.Conn
+}
+
+// proven takes the connection of a request out of those that may be closed, until it is answered.
 func proven(ctx context.Context) {
-	if forget, ok := ctx.Value(provenKey{}).(func()); ok {
-		forget()
+	if g, ok := ctx.Value(guardedKey{}).(guarded); ok {
+		g.among.forget(g.connection)
+	}
+}
+
+// answered puts it back before the answer goes out: who does not read it, or still sends what nobody wants, is nobody to wait for.
+func answered(ctx context.Context) {
+	if g, ok := ctx.Value(guardedKey{}).(guarded); ok {
+		g.among.wait(g.connection)
 	}
 }
 
@@ -239,10 +277,6 @@ func (c *connections) wait(connection net.Conn) {
 func (c *connections) forget(connection net.Conn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.remove(connection)
-}
-
-func (c *connections) remove(connection net.Conn) {
 	if i := slices.Index(c.waiting, connection); i >= 0 {
 		c.waiting = slices.Delete(c.waiting, i, i+1)
 	}

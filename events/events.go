@@ -16,6 +16,7 @@ import (
 	metricnoop "go.opentelemetry.io/otel/metric/noop"
 	"go.opentelemetry.io/otel/trace"
 	tracenoop "go.opentelemetry.io/otel/trace/noop"
+	"golang.org/x/sync/semaphore"
 )
 
 // Path is where events are posted; everything else is 404.
@@ -31,6 +32,8 @@ const MaxSize = 256 << 10
 const (
 	maxBatch      = 100
 	maxAttributes = 100 // of one event, with its data
+	// maxIdentity is how many bytes an event's id may have, which every answer repeats, and its source.
+	maxIdentity = 2048
 	// maxParallel is for how many events or targets of one request the Router or the Requester is called at once. With two calls each to the
 	// Kubernetes API, a full batch about as many targets passes within apiTimeout where a call takes 300 ms.
 	maxParallel = 25
@@ -70,7 +73,8 @@ const (
 	Ignored   Outcome = "ignored"
 )
 
-// Event is a CloudEvent, and what was read in the data of one whose type is TypeFlux.
+// Event is a CloudEvent, and what was read in the data of one whose type is TypeFlux. Its data is memory of the request that it came in: it is there
+// until Route or Request returns.
 type Event struct {
 	event.Event
 	// Content is what the Decoder makes of the data, for the Router, so that nobody reads it twice; nil of other types.
@@ -78,7 +82,8 @@ type Event struct {
 }
 
 // Decoder makes an Event of type TypeFlux, with an id derived from the body and with its Content, from the JSON that Flux posts. Its
-// errors say that the body is none, and their text is shown to nobody, because it may quote the body.
+// errors say that the body is none, and their text is shown to nobody, because it may quote the body. The body is memory that the next request is
+// read into: but for the event's data, nothing may keep a part of it.
 type Decoder func(body []byte) (Event, error)
 
 // Router finds out what an event of an understood type means, and whose Secret it concerns. Safe for concurrent use.
@@ -168,6 +173,7 @@ func newReceiver(c Config, router Router, requester Requester) (*receiver, error
 		router:      router,
 		requester:   requester,
 		instruments: instruments,
+		turns:       semaphore.NewWeighted(maxHandled),
 		replays:     newReplays(c.MaxAge),
 		complaints:  complaints{logger: c.Logger, said: map[complaint]said{}},
 	}, nil

@@ -173,7 +173,7 @@ func TestPrecedence(t *testing.T) {
 		status int
 		fault  string
 	}{
-		{405, "method"}, {401, "no proof"}, {413, "large"}, {429, "busy"}, {401, "wrong proof"}, {415, "media"}, {400, "stale"}, {503, "down"}, {202, ""},
+		{405, "method"}, {401, "no proof"}, {413, "large"}, {401, "wrong proof"}, {429, "busy"}, {415, "media"}, {400, "stale"}, {503, "down"}, {202, ""},
 	}
 	for i, first := range faults {
 		wrong := map[string]bool{}

@@ -14,6 +14,7 @@ import (
 
 	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 )
 
 type receiver struct {
@@ -22,6 +23,7 @@ type receiver struct {
 	requester   Requester
 	instruments *instruments
 	places      places
+	turns       *semaphore.Weighted
 	replays     replays
 	complaints  complaints
 }
@@ -41,17 +43,43 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, request *http.Request) {
 func (r *receiver) serve(w http.ResponseWriter, request *http.Request) {
 	ctx, received := request.Context(), time.Now()
 	sender, place, err := r.admit(w, request)
-	var answer any
 	if err == nil {
-		ctx, answer, err = r.receive(request, sender, place, received)
+		ctx, err = r.receive(w, request, sender, place, received)
 	}
-	if err == nil {
-		accept(w, request.Header, answer)
-		return
+	r.places.leave(place)
+	if err != nil {
+		r.refuse(ctx, w, request, sender, asRefusal(err))
 	}
-	refusal := asRefusal(err)
+}
+
+// receive is for requests that were admitted. Before, there is no span, no word of the content anywhere, and no call to anybody.
+// The context is that of the request's span. Where there is no error, it was answered.
+func (r *receiver) receive(w http.ResponseWriter, request *http.Request, sender Sender, place *place, received time.Time) (ctx context.Context, err error) {
+	ctx, span := r.instruments.start(request, sender, received)
+	defer func() { span.end(err) }()
+	if err := r.turn(ctx); err != nil {
+		return ctx, err
+	}
+	defer r.turns.Release(1)
+	answers, batch, err := r.handle(ctx, span, sender, request.Header, place.body.Bytes(), received)
+	if err != nil {
+		return ctx, err
+	}
+	answered(request.Context())
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(answerTimeout)) // every server of net/http has it
+	if batch {
+		accept(w, request.Header, answers)
+	} else {
+		accept(w, request.Header, answers[0])
+	}
+	return ctx, nil
+}
+
+// refuse answers a request that is not taken.
+func (r *receiver) refuse(ctx context.Context, w http.ResponseWriter, request *http.Request, sender Sender, refusal *refusal) {
 	r.instruments.refused(ctx, refusal.why)
 	r.complaints.about(ctx, request.RemoteAddr, sender, refusal)
+	answered(request.Context())
 	refusal.write(w)
 	if strangers[refusal.why] && request.Close {
 		_ = http.NewResponseController(w).Flush()
@@ -59,17 +87,17 @@ func (r *receiver) serve(w http.ResponseWriter, request *http.Request) {
 	}
 }
 
-// receive is for requests that were admitted. Before, there is no span, no word of the content anywhere, and no call to anybody.
-// The context is that of the request's span.
-func (r *receiver) receive(request *http.Request, sender Sender, place *place, received time.Time) (ctx context.Context, answer any, err error) {
-	defer r.places.leave(place)
-	ctx, span := r.instruments.start(request, sender, received)
-	defer func() { span.end(err) }()
-	answers, batch, err := r.handle(ctx, span, sender, request.Header, place.body.Bytes(), received)
-	if err != nil || batch {
-		return ctx, answers, err
+// turn waits until there are fewer than maxHandled requests that are being handled.
+func (r *receiver) turn(ctx context.Context) error {
+	if r.turns.TryAcquire(1) {
+		return nil
 	}
-	return ctx, answers[0], nil
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	if r.turns.Acquire(ctx, 1) != nil {
+		return errTooMany
+	}
+	return nil
 }
 
 // handle does all that there is to do about events whose sender is known; batch says that there may be other than one.
@@ -99,15 +127,15 @@ func (r *receiver) handle(ctx context.Context, span *span, sender Sender, header
 func (r *receiver) take(ctx context.Context, sender Sender, events []Event, received time.Time) ([]Answer, error) {
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
-	answers := make([]Answer, len(events))
+	answers, replayed := make([]Answer, len(events)), make([]bool, len(events))
 	err := each(len(events), func(i int) (err error) {
-		answers[i], err = r.route(ctx, sender, events[i])
+		answers[i], replayed[i], err = r.route(ctx, sender, events[i])
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	wishes := wishesOf(events, answers)
+	wishes := wishesOf(events, answers, replayed)
 	outcomes := make([][]Outcome, len(wishes))
 	err = each(len(wishes), func(i int) (err error) {
 		outcomes[i], err = r.wish(ctx, sender, events, answers, wishes[i], received)
@@ -122,6 +150,9 @@ func (r *receiver) take(ctx context.Context, sender Sender, events []Event, rece
 		}
 	}
 	for i, a := range answers {
+		if !replayed[i] {
+			r.replays.remember(sender, events[i], Route{a.Verdict, a.Rule, a.Targets}, trace.SpanContextFromContext(ctx))
+		}
 		r.instruments.took(ctx, sender, events[i].Type(), a)
 	}
 	return answers, nil
@@ -143,17 +174,25 @@ func each(n int, do func(int) error) error {
 	return all.Wait()
 }
 
-// route says what an event means; nothing has been asked for yet.
-func (r *receiver) route(ctx context.Context, sender Sender, e Event) (Answer, error) {
-	route := Route{Verdict: Unrelated, Rule: "type"}
-	if understood(e.Type()) {
-		var err error
-		if route, err = r.router.Route(ctx, e, sender.may); err != nil {
-			return Answer{}, refuse(unavailable, "the Kubernetes API did not tell whose Secret this is about; try again").
-				because(fmt.Errorf("finding the targets of an event from sender %q: %w", sender.Name, err))
-		}
+// route says what an event means; nothing has been asked for yet. What is replayed is answered: all that it asks for is durable.
+func (r *receiver) route(ctx context.Context, sender Sender, e Event) (a Answer, replayed bool, err error) {
+	a = Answer{ID: e.ID(), Verdict: Unrelated, Rule: "type", Targets: []string{}, Outcome: Ignored}
+	if !understood(e.Type()) {
+		return a, false, nil
 	}
-	return Answer{ID: e.ID(), Verdict: route.Verdict, Rule: route.Rule, Targets: append([]string{}, route.Targets...), Outcome: Ignored}, nil
+	before, replayed := r.replays.find(sender, e)
+	route := before.route
+	if replayed {
+		trace.SpanFromContext(ctx).AddLink(trace.Link{SpanContext: before.span})
+	} else if route, err = r.router.Route(ctx, e, sender.may); err != nil {
+		return Answer{}, false, refuse(unavailable, "the Kubernetes API did not tell whose Secret this is about; try again").
+			because(fmt.Errorf("finding the targets of an event from sender %q: %w", sender.Name, err))
+	}
+	a.Verdict, a.Rule, a.Targets = route.Verdict, route.Rule, append(a.Targets, route.Targets...)
+	if replayed && len(a.Targets) > 0 {
+		a.Outcome = Coalesced
+	}
+	return a, replayed, nil
 }
 
 // wish is what the events of one request want of one target.
@@ -163,11 +202,14 @@ type wish struct {
 	events []int
 }
 
-// wishesOf gathers the events by their targets, in the order in which these are first named.
-func wishesOf(events []Event, answers []Answer) []wish {
+// wishesOf gathers the events that are not replayed by their targets, in the order in which these are first named.
+func wishesOf(events []Event, answers []Answer, replayed []bool) []wish {
 	var wishes []wish
 	at := map[string]int{}
 	for i, a := range answers {
+		if replayed[i] {
+			continue
+		}
 		for _, target := range a.Targets {
 			n, known := at[target]
 			if !known {
@@ -197,43 +239,35 @@ func urgency(a Answer) int {
 // seen after the latest of them happened, and so after the others.
 func (r *receiver) wish(ctx context.Context, sender Sender, events []Event, answers []Answer, w wish, received time.Time) ([]Outcome, error) {
 	outcomes := make([]Outcome, len(w.events))
-	var asked trace.SpanContext
 	for n, i := range w.events {
-		outcomes[n] = Coalesced
-		if n == 0 || urgency(answers[i]) != urgency(answers[w.events[n-1]]) {
-			var err error
-			if outcomes[n], asked, err = r.request(ctx, sender, events[i], answers[i], w.target, received); err != nil {
-				return nil, err
-			}
+		if n > 0 && urgency(answers[i]) == urgency(answers[w.events[n-1]]) {
+			outcomes[n] = Coalesced
+			continue
 		}
-		r.replays.remember(sender, events[i], w.target, asked)
+		var err error
+		if outcomes[n], err = r.request(ctx, sender, events[i], answers[i], w.target, received); err != nil {
+			return nil, err
+		}
 	}
 	return outcomes, nil
 }
 
-// request asks for the refresh of a target of an event, unless that was done; asked is the span of the first time.
-func (r *receiver) request(ctx context.Context, sender Sender, e Event, a Answer, target string, received time.Time) (outcome Outcome, asked trace.SpanContext, err error) {
+// request asks for the refresh of a target of an event.
+func (r *receiver) request(ctx context.Context, sender Sender, e Event, a Answer, target string, received time.Time) (Outcome, error) {
 	ctx, span := r.instruments.startRequest(ctx, sender, e, a, target)
-	asked, replayed := r.replays.find(sender, e, target)
-	if replayed {
-		span.AddLink(trace.Link{SpanContext: asked})
-		outcome = Coalesced
-	} else {
-		asked = span.SpanContext()
-		outcome, err = r.requester.Request(ctx, target, Ask{
-			Sender: sender.Name, Source: e.Source(), ID: e.ID(),
-			Verdict: a.Verdict,
-			Time:    e.Time(), Received: received,
-			TraceParent: traceParent(ctx),
-		})
-	}
+	outcome, err := r.requester.Request(ctx, target, Ask{
+		Sender: sender.Name, Source: e.Source(), ID: e.ID(),
+		Verdict: a.Verdict,
+		Time:    e.Time(), Received: received,
+		TraceParent: traceParent(ctx),
+	})
 	if err != nil {
 		err = refuse(unavailable, "the Kubernetes API did not take the request; try again").
 			because(fmt.Errorf("asking for a refresh of %s for sender %q: %w", target, sender.Name, err))
 	}
 	span.outcome(outcome, err)
 	if err != nil {
-		return "", asked, err
+		return "", err
 	}
 	level := slog.LevelDebug
 	if outcome == Requested {
@@ -241,7 +275,7 @@ func (r *receiver) request(ctx context.Context, sender Sender, e Event, a Answer
 	}
 	r.Logger.Log(ctx, level, "an event asks for a refresh", "target", target, "outcome", string(outcome), "sender", sender.Name,
 		"type", short(e.Type()), "id", short(e.ID()), "verdict", string(a.Verdict), "rule", a.Rule)
-	return outcome, asked, nil
+	return outcome, nil
 }
 
 func understood(eventType string) bool {

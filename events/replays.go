@@ -1,41 +1,52 @@
 package events
 
-// What was asked for already.
+// What was taken already.
 
 import (
 	"crypto/sha256"
-	"fmt"
+	"strings"
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
 	"k8s.io/apimachinery/pkg/util/cache"
 )
 
-// maxRemembered bounds the memory of replays, to about 1 MiB. Whoever has more events taken within maxAge can have the oldest asked for again.
+// maxRemembered bounds the memory of replays, to about 2 MiB. Whoever has more events taken within maxAge can have the oldest looked at again.
 const maxRemembered = 4096
 
-// replays remembers of which events the request for which target is durable, for as long as they may come again: source and id
-// identify an event (CloudEvents 1.0.2, source and id), and whoever heard a signed body can send it until it is stale.
+// replays remembers to what an event led whose requests are durable, for as long as it may come again: source and id identify an event
+// (CloudEvents 1.0.2, source and id), and whoever heard a signed body can send it until it is stale. Type and subject are looked at too, for senders
+// that give every event the same id. What calls nobody is not remembered: it calls nobody the next time either.
 type replays struct {
 	maxAge time.Duration
-	asked  *cache.LRUExpireCache
+	taken  *cache.LRUExpireCache
+}
+
+// taken is where an event led, and the span of the request that it came in.
+type taken struct {
+	route Route
+	span  trace.SpanContext
 }
 
 func newReplays(maxAge time.Duration) replays {
 	return replays{maxAge, cache.NewLRUExpireCache(maxRemembered)}
 }
 
-// find gives the span under which it was asked for.
-func (r replays) find(sender Sender, e Event, target string) (span trace.SpanContext, found bool) {
-	value, found := r.asked.Get(replayKey(sender, e, target))
-	span, _ = value.(trace.SpanContext)
-	return span, found
+func (r replays) find(sender Sender, e Event) (before taken, found bool) {
+	value, found := r.taken.Get(replayKey(sender, e))
+	before, _ = value.(taken)
+	return before, found
 }
 
-func (r replays) remember(sender Sender, e Event, target string, span trace.SpanContext) {
-	r.asked.Add(replayKey(sender, e, target), span, time.Until(e.Time().Add(r.maxAge)))
+func (r replays) remember(sender Sender, e Event, route Route, span trace.SpanContext) {
+	if route.Verdict == Unrelated {
+		return
+	}
+	span = span.WithTraceState(trace.TraceState{}) // whose length the sender chose
+	r.taken.Add(replayKey(sender, e), taken{route, span}, time.Until(e.Time().Add(r.maxAge)))
 }
 
-func replayKey(sender Sender, e Event, target string) [sha256.Size]byte {
-	return sha256.Sum256(fmt.Appendf(nil, "%q", []string{sender.Name, e.Source(), e.ID(), target}))
+// replayKey has a length of ours. No part of it has a control character.
+func replayKey(sender Sender, e Event) [sha256.Size]byte {
+	return sha256.Sum256([]byte(strings.Join([]string{sender.Name, e.Source(), e.ID(), e.Type(), e.Subject()}, "\x00")))
 }

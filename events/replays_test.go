@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
@@ -42,10 +43,14 @@ func TestReplays(t *testing.T) {
 	}
 	expect(first, signed(fluxKey), "requested", "flux first")
 	expect(second, signed(fluxKey), "requested", "flux second")
+	routed := b.router.seen()
 	expect(first, signed(fluxKey), "coalesced")
+	if seen := b.router.seen(); seen != routed {
+		t.Error("the API was asked again whose Secret it is about")
+	}
 	var spans []sdktrace.ReadOnlySpan
 	for _, span := range b.spans.Ended() {
-		if span.Name() == "refresh.request" {
+		if span.Name() == "POST /events" {
 			spans = append(spans, span)
 		}
 	}
@@ -56,5 +61,15 @@ func TestReplays(t *testing.T) {
 	// All that a request asks of one target is one wish: the others of a batch are answered with the first.
 	expect(batchOf(event("third"), event("fourth"), second), signed(fluxKey), "requested coalesced coalesced", "flux third")
 	expect(event("fourth"), signed(fluxKey), "coalesced")
+	// What is replayed does not stand for what is new.
+	expect(batchOf(event("fourth"), event("fifth")), signed(fluxKey), "coalesced requested", "flux fifth")
 	expect(strings.Replace(first, "apps/repos", "apps/others", 1), signed(fluxKey), "requested", "flux first")
+	// Without a target there was a call to the API, too.
+	none := fluxEvent("nowhere", "", time.Now())
+	expect(none, signed(fluxKey), "ignored")
+	routed = b.router.seen()
+	expect(none, signed(fluxKey), "ignored")
+	if seen := b.router.seen(); seen != routed {
+		t.Error("the API was asked again about an event that concerns no target")
+	}
 }

@@ -183,10 +183,37 @@ func TestStrangersLater(t *testing.T) {
 	})
 }
 
+// TestStrangersWhileTheAPIIsSlow: who comes while as many requests are being handled as may be says at once who they are, whatever strangers do, and
+// has the next turn.
+func TestStrangersWhileTheAPIIsSlow(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		server := b.serve(t)
+		leave := b.occupy(t)
+		var strangers sync.WaitGroup
+		strangers.Go(func() {
+			for range 400 {
+				conn := server.dial(t)
+				go write(head(macOf(otherKey, ""), 100))(t.Context(), conn)
+				go func() { _, _ = io.Copy(io.Discard, conn) }()
+				time.Sleep(2 * time.Millisecond)
+			}
+		})
+		time.Sleep(100 * time.Millisecond)
+		time.AfterFunc(500*time.Millisecond, leave)
+		response, took := server.post(t, cloudEvent(nil))
+		if response.StatusCode != http.StatusAccepted || took != 500*time.Millisecond {
+			t.Errorf("%s after %s", response.Status, took)
+		}
+		strangers.Wait()
+	})
+}
+
 // TestSlowToken: neither bodies of a sender that is known by its headers are given up for others', nor their connections, however many they are.
 func TestSlowToken(t *testing.T) {
 	t.Parallel()
-	for _, bodies := range []int{1, 16} {
+	for _, bodies := range []int{1, 32} {
 		synctest.Test(t, func(t *testing.T) {
 			server := newBench(t).serve(t)
 			body := cloudEvent(nil)
@@ -297,7 +324,7 @@ func TestCutOff(t *testing.T) {
 		b := newBench(t)
 		server := b.serve(t)
 		var first net.Conn
-		for range 17 { // 16 bodies are read at once
+		for range 33 { // 32 bodies are read at once
 			conn := server.dial(t)
 			if first == nil {
 				first = conn
@@ -326,7 +353,7 @@ func TestCutOffAtItsEnd(t *testing.T) {
 		var others sync.WaitGroup
 		request := newRequest(t.Context(), events.Path, body, signed(fluxKey))
 		request.Body = io.NopCloser(io.MultiReader(strings.NewReader(body), reading(func() {
-			for range 16 { // as many as are read at once
+			for range 32 { // as many as are read at once
 				other := newRequest(t.Context(), events.Path, "", signed(fluxKey))
 				other.Body = io.NopCloser(reading(func() { <-ended }))
 				others.Go(func() { b.do(other) })
@@ -384,16 +411,42 @@ func TestMemory(t *testing.T) {
 			send(t, server, macOf(otherKey, ""), large, 256<<10)
 		}
 	})
-	grown(t, "20 batches of 255 KiB of a sender, of which 16 are handled", func(t *testing.T, b *bench, server *pipe) {
-		b.requester.set("apps/repos", func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() })
-		one := cloudEvent(map[string]any{"data": strings.Repeat("a", 255<<10/100-200)})
-		body := batchOf(slices.Repeat([]string{one}, 100)...)
-		for range 20 {
-			send(t, server, macOf(fluxKey, body), body, len(body))
+	for what, one := range map[string]func() string{
+		"as much data":    func() string { return cloudEvent(map[string]any{"data": strings.Repeat("a", 255<<10/100-200)}) },
+		"as many members": func() string { return "{" + members(100-6) + cloudEvent(nil)[1:] },
+		"as long an id":   func() string { return cloudEvent(map[string]any{"id": strings.Repeat("i", 2048)}) },
+	} {
+		grown(t, "40 batches of a sender, of which 16 are handled, with "+what+" as may be", func(t *testing.T, b *bench, server *pipe) {
+			b.requester.set("apps/repos", func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() })
+			body := batchOf(slices.Repeat([]string{one()}, 100)...)
+			for range 40 {
+				send(t, server, macOf(fluxKey, body), body, len(body))
+			}
+			synctest.Wait()
+			if seen := b.router.seen(); seen != 16*100 {
+				t.Errorf("%d events are being handled", seen)
+			}
+		})
+	}
+	grown(t, "1000 requests with a token, and no body", func(t *testing.T, _ *bench, server *pipe) {
+		known := strings.Replace(head(tokenKey, 100), "X-Signature: ", "X-More: "+strings.Repeat("m", 14<<10)+"\r\nAuthorization: Bearer ", 1)
+		for range 1000 {
+			conn := server.dial(t)
+			go write(known)(t.Context(), conn)
+			go func() { _, _ = io.Copy(io.Discard, conn) }()
 		}
-		synctest.Wait()
-		if seen := b.router.seen(); seen != 16*100 {
-			t.Errorf("%d events are being handled", seen)
+		time.Sleep(2 * time.Second) // no body is late, and no place to be waited for any more
+		if open := server.open.Load(); open > 128+32 {
+			t.Errorf("%d connections are open", open)
+		}
+	})
+	grown(t, "200 batches, whose answers nobody reads", func(t *testing.T, _ *bench, server *pipe) {
+		one := cloudEvent(map[string]any{"id": strings.Repeat("i", 2048), "type": "com.example.other"})
+		body := batchOf(slices.Repeat([]string{one}, 100)...)
+		request := []byte(head(macOf(fluxKey, body), len(body)) + body) // one for all: the pipe's ends are in one process
+		for range 200 {
+			conn := server.dial(t)
+			go func() { _, _ = conn.Write(request) }()
 		}
 	})
 }
