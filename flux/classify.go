@@ -34,7 +34,7 @@ func Classify(e Event) Classification {
 	if r, ok := matching(unread, f); ok {
 		return r
 	}
-	f.read(e.Message)
+	f.read(string(e.Message))
 	if r, ok := matching(rules, f); ok {
 		return r
 	}

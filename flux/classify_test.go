@@ -23,7 +23,7 @@ const (
 func failure(kind, reason, message string) flux.Event {
 	return flux.Event{
 		InvolvedObject: flux.Object{Kind: kind, Namespace: "flux-system", Name: "flux-system"},
-		Severity:       "error", Message: message, Reason: reason,
+		Severity:       "error", Message: flux.Message(message), Reason: reason,
 	}
 }
 

@@ -31,9 +31,31 @@ type Event struct {
 	Timestamp time.Time `json:"timestamp"`
 	// Message may hold what a Git server sent, and the password of a URL (go-git before 5.19.3): it is read by Classify and shown
 	// to nobody.
-	Message string `json:"message"`
+	Message Message `json:"message"`
 	// Reason is a CamelCase word, such as GitOperationFailed.
 	Reason string `json:"reason"`
+}
+
+// Message is the text of an event. Of one that is long in JSON, as 90 kB of HTML are, it keeps the beginning, which has more than Classify reads.
+type Message string
+
+// UnmarshalJSONFrom implements json.UnmarshalerFrom.
+func (m *Message) UnmarshalJSONFrom(decoder *jsontext.Decoder) error {
+	const escape = len(`\u003c`)
+	const longest = (prefix + 1) * escape
+	value, err := decoder.ReadValue()
+	if err != nil {
+		return err
+	}
+	if len(value) <= longest || value.Kind() != jsontext.KindString {
+		return json.Unmarshal(value, (*string)(m), lenient)
+	}
+	for end := longest; ; end-- { // not within an escape sequence
+		err := json.Unmarshal(append(value[:end:end], '"'), (*string)(m), lenient)
+		if err == nil || end == longest-escape {
+			return err
+		}
+	}
 }
 
 // Object names a Kubernetes object. APIVersion and UID may be empty.

@@ -114,6 +114,35 @@ func TestDecodeLenient(t *testing.T) {
 	}
 }
 
+// TestLongMessage: wherever a long message is cut, it begins as it did, and has all that Classify reads.
+func TestLongMessage(t *testing.T) {
+	t.Parallel()
+	const read = 2048
+	for _, filling := range []string{"<", `\`, "\n", "ü", "😀", "a"} {
+		for shift := range 7 {
+			message := "unable to clone 'https://dev.azure.com/o/p/_git/r': authentication required: " + strings.Repeat("a", shift) + strings.Repeat(filling, 30_000)
+			body, err := json.Marshal(flux.Event{
+				InvolvedObject: flux.Object{Kind: "GitRepository", Namespace: "a", Name: "b"}, Timestamp: time.Now(), Message: flux.Message(message),
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, e, err := flux.Decode(body)
+			if err != nil {
+				t.Fatalf("%d times %q: %v", shift, filling, err)
+			}
+			kept := strings.TrimRight(string(e.Message), "\ufffd") // of the character that it was cut in
+			if len(kept) < read || len(kept) > 6*(read+1) || !strings.HasPrefix(message, kept) {
+				t.Errorf("%q after %d: %d bytes are kept: …%q", filling, shift, len(kept), kept[max(len(kept)-20, 0):])
+			}
+		}
+	}
+	long := strings.Replace(posted, `"message": "`, `"message": [1`+strings.Repeat(",1", 20_000)+`], "more": "`, 1)
+	if _, _, err := flux.Decode([]byte(long)); err == nil || err.Error() != "message: wrong type" {
+		t.Errorf("%v, want that the message is of the wrong type", err)
+	}
+}
+
 func TestDecodeRefuses(t *testing.T) {
 	t.Parallel()
 	with := func(old, replacement string) string { return strings.Replace(posted, old, replacement, 1) }

@@ -102,7 +102,7 @@ func (o *object) failureOf(u *unstructured.Unstructured, c metav1.Condition, han
 	f := failure{since: c.LastTransitionTime.Time}
 	f.Classification = Classify(Event{
 		InvolvedObject: Object{APIVersion: u.GetAPIVersion(), Kind: o.kind.name, Namespace: o.namespace, Name: o.name},
-		Timestamp:      f.since, Reason: c.Reason, Message: c.Message,
+		Timestamp:      f.since, Reason: c.Reason, Message: Message(c.Message),
 	})
 	if handled.After(f.since) && !handled.After(time.Now()) {
 		f.since = handled
