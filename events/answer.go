@@ -3,9 +3,9 @@ package events
 // What a sender is told.
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -131,12 +131,13 @@ func accept(w http.ResponseWriter, header http.Header, answer any) {
 }
 
 func write(w http.ResponseWriter, status int, body any) {
-	content, _ := json.Marshal(body) // of strings: it cannot fail
+	var content bytes.Buffer
+	_ = json.MarshalWrite(&content, body) // of strings: it cannot fail
+	content.WriteByte('\n')
 	w.Header().Set("Content-Type", mediaJSON)
-	w.Header().Set("Content-Length", strconv.Itoa(len(content)+1))
+	w.Header().Set("Content-Length", strconv.Itoa(content.Len()))
 	w.WriteHeader(status)
-	_, _ = w.Write(content) // whoever does not read the answer gets none
-	_, _ = io.WriteString(w, "\n")
+	_, _ = content.WriteTo(w) // whoever does not read the answer gets none
 }
 
 // handshake is the validation of CloudEvents' Web Hooks for Event Delivery 1.0.2, section 4. It is not authenticated: it

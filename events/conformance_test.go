@@ -112,6 +112,8 @@ func clauses() []clause {
 			has("ext", "payload"), ""},
 		{"batch: the media type", batchOf(structured(nil), structured(map[string]any{"id": "2"})), []with{media("application/cloudevents-batch+json; charset=UTF-8")}, 202, nil, ""},
 		{"batch: more than is taken", batchOf(slices.Repeat([]string{structured(nil)}, 101)...), []with{media("application/cloudevents-batch+json")}, 413, nil, "100"},
+		{"batch: as many attributes as are taken", batchOf(slices.Repeat([]string{"{" + members(20-6) + structured(nil)[1:]}, 100)...), nil, 202, nil, ""},
+		{"batch: one more", batchOf(append(slices.Repeat([]string{"{" + members(20-6) + structured(nil)[1:]}, 99), "{"+members(20-5)+structured(nil)[1:])...), nil, 413, nil, "2000"},
 
 		// JSON Event Format 1.0.2.
 		{"type: a boolean", structured(map[string]any{"ext": true}), []with{formatted}, 202, has("ext", true), ""},

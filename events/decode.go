@@ -137,8 +137,12 @@ func fromArray(body []byte) ([]Event, error) {
 		return nil, err
 	}
 	events := make([]Event, len(elements))
+	attributes := 0
 	for i, element := range elements {
 		fields, err := membersOf(element)
+		if attributes += len(fields); attributes > maxBatchAttributes {
+			return nil, refuse(tooLarge, fmt.Sprintf("more than %d attributes in one request", maxBatchAttributes))
+		}
 		if err == nil {
 			events[i], err = fromFields(fields)
 		}

@@ -32,6 +32,8 @@ const MaxSize = 256 << 10
 const (
 	maxBatch      = 100
 	maxAttributes = 100 // of one event, with its data
+	// maxBatchAttributes is how many attributes a batch may have in all: twenty for each event. Each takes ten times the memory that it has in the body.
+	maxBatchAttributes = 2000
 	// maxIdentity is how many bytes an event's id may have, which every answer repeats, and its source.
 	maxIdentity = 2048
 	// maxParallel is for how many events or targets of one request the Router or the Requester is called at once. With two calls each to the

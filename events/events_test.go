@@ -20,7 +20,7 @@ import (
 	"flux-token-refresher/events"
 )
 
-const maxConcurrent = 16
+const maxHandled = 8
 
 func TestAnswers(t *testing.T) {
 	t.Parallel()
@@ -227,7 +227,7 @@ func (b *bench) occupy(t *testing.T) (leave func()) {
 		return nil
 	})
 	body := fluxEvent("slow", "", time.Now())
-	for range maxConcurrent {
+	for range maxHandled {
 		all.Go(func() { wantStatus(t, b.send(t, body, signed(fluxKey)), http.StatusAccepted) })
 		<-in
 	}
