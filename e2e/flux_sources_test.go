@@ -122,9 +122,10 @@ func route(t *testing.T, router *flux.Router, body []byte, want refresh.Name) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := router.Reported(t.Context(), e, func(string) bool { return true })
-	if err != nil || len(got.Targets) != 1 || got.Targets[0] != want || got.Verdict != flux.AuthFailure {
-		t.Errorf("%+v, %v; want %s", got, err, want)
+	c := router.Reported(e, func(string) bool { return true })
+	targets, err := router.ReportedTargets(t.Context(), e)
+	if err != nil || len(targets) != 1 || targets[0] != want || c.Verdict != flux.AuthFailure {
+		t.Errorf("%+v, %v, %v; want %s", c, targets, err, want)
 	}
 }
 

@@ -24,6 +24,13 @@ type Answer struct {
 	Outcome Outcome  `json:"outcome"`
 }
 
+// concern gives an answer its targets. Until more is known, what concerns one is asked for already.
+func (a *Answer) concern(targets []string) {
+	if len(targets) > 0 {
+		a.Targets, a.Outcome = targets, Coalesced
+	}
+}
+
 // ErrInvalid is what is wrong with the events themselves: it will be wrong the next time too.
 var ErrInvalid = errors.New("invalid events")
 

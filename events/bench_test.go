@@ -238,7 +238,7 @@ func cloudEvent(attributes map[string]any) string {
 
 func batchOf(events ...string) string { return "[" + strings.Join(events, ",") + "]" }
 
-// router leads each event to the Secret that its subject names, unless that is called unrelated.
+// router leads each event to the Secret that its subject names, unless that is called unrelated, and keeps those that it looked for the targets of.
 type router struct {
 	mu     sync.Mutex
 	routed []events.Event
@@ -253,31 +253,38 @@ func (r *router) fail(err error) {
 	r.err = err
 }
 
-func (r *router) Route(ctx context.Context, e events.Event, may func(string) bool) (events.Route, error) {
+func (r *router) Classify(e events.Event, may func(string) bool) events.Classification {
+	namespace, name, _ := strings.Cut(e.Subject(), "/")
+	switch {
+	case !may(namespace):
+		return events.Classification{Verdict: events.Unrelated, Rule: "namespace"}
+	case name == "unrelated":
+		return events.Classification{Verdict: events.Unrelated, Rule: "timeout"}
+	case name != "two" && e.Type() == events.TypeRefreshRequested:
+		return events.Classification{Verdict: events.RefreshRequested, Rule: "request"}
+	}
+	return events.Classification{Verdict: events.AuthFailure, Rule: "401"}
+}
+
+func (r *router) Targets(ctx context.Context, e events.Event) ([]string, error) {
 	if r.before != nil {
 		if err := r.before(ctx); err != nil {
-			return events.Route{}, err
+			return nil, err
 		}
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.routed = append(r.routed, e)
-	namespace, name, _ := strings.Cut(e.Subject(), "/")
-	switch {
-	case r.err != nil:
-		return events.Route{}, r.err
-	case !may(namespace):
-		return events.Route{Verdict: events.Unrelated, Rule: "namespace"}, nil
-	case name == "unrelated":
-		return events.Route{Verdict: events.Unrelated, Rule: "timeout"}, nil
-	case name == "nowhere":
-		return events.Route{Verdict: events.AuthFailure, Rule: "401"}, nil
-	case name == "two":
-		return events.Route{Verdict: events.AuthFailure, Rule: "401", Targets: []string{namespace + "/a", namespace + "/b"}}, nil
-	case e.Type() == events.TypeRefreshRequested:
-		return events.Route{Verdict: events.RefreshRequested, Rule: "request", Targets: []string{e.Subject()}}, nil
+	if r.err != nil {
+		return nil, r.err
 	}
-	return events.Route{Verdict: events.AuthFailure, Rule: "401", Targets: []string{e.Subject()}}, nil
+	switch namespace, name, _ := strings.Cut(e.Subject(), "/"); name {
+	case "nowhere":
+		return nil, nil
+	case "two":
+		return []string{namespace + "/a", namespace + "/b"}, nil
+	}
+	return []string{e.Subject()}, nil
 }
 
 func (r *router) seen() int {

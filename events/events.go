@@ -76,7 +76,7 @@ const (
 )
 
 // Event is a CloudEvent, and what was read in the data of one whose type is TypeFlux. Its data is memory of the request that it came in: it is there
-// until Route or Request returns.
+// until the Router and the Requester return.
 type Event struct {
 	event.Event
 	// Content is what the Decoder makes of the data, for the Router, so that nobody reads it twice; nil of other types.
@@ -90,18 +90,18 @@ type Decoder func(body []byte) (Event, error)
 
 // Router finds out what an event of an understood type means, and whose Secret it concerns. Safe for concurrent use.
 type Router interface {
-	// Route looks at e for a sender that may speak of the objects of those namespaces for which may is true. An error means
-	// that it could not find out now: the sender is asked to come again.
-	Route(ctx context.Context, e Event, may func(namespace string) bool) (Route, error)
+	// Classify says what e means, of a sender that may speak of the objects of those namespaces for which may is true. It calls nobody.
+	Classify(e Event, may func(namespace string) bool) Classification
+	// Targets gives the Secrets to refresh for e, whose verdict is not Unrelated, as namespace/name, sorted. An error means that it could not
+	// find out now: the sender is asked to come again.
+	Targets(ctx context.Context, e Event) ([]string, error)
 }
 
-// Route is where an event leads.
-type Route struct {
+// Classification is what an event means.
+type Classification struct {
 	Verdict Verdict
 	// Rule names what decided.
 	Rule string
-	// Targets are the Secrets to refresh as namespace/name, sorted; none where Verdict is Unrelated.
-	Targets []string
 }
 
 // Requester asks for the refresh of a target Secret. Safe for concurrent use.

@@ -66,8 +66,8 @@ func (r *receiver) receive(w http.ResponseWriter, request *http.Request, sender 
 		return ctx, err
 	}
 	answered(request.Context())
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(answerTimeout)) // every server of net/http has it
-	if batch {
+	if batch { // what is short waits for nobody to read it
+		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(answerTimeout)) // every server of net/http has it
 		accept(w, request.Header, answers)
 	} else {
 		accept(w, request.Header, answers[0])
@@ -122,48 +122,80 @@ func (r *receiver) handle(ctx context.Context, span *span, sender Sender, header
 	return answers, batch, err
 }
 
-// take finds the route of every event before it asks for anything. What was asked for when another request fails stays: the
-// sender repeats the whole, and asking again changes nothing.
+// take says what each event means, and asks for what they ask.
 func (r *receiver) take(ctx context.Context, sender Sender, events []Event, received time.Time) ([]Answer, error) {
+	answers := make([]Answer, len(events))
+	var concerned []int
+	for i, e := range events {
+		c := Classification{Unrelated, "type"}
+		if understood(e.Type()) {
+			c = r.router.Classify(e, sender.may)
+		}
+		answers[i] = Answer{ID: e.ID(), Verdict: c.Verdict, Rule: c.Rule, Targets: []string{}, Outcome: Ignored}
+		if c.Verdict != Unrelated {
+			concerned = append(concerned, i)
+		}
+	}
+	if len(concerned) > 0 {
+		if err := r.ask(ctx, sender, events, answers, concerned, received); err != nil {
+			return nil, err
+		}
+	}
+	for i, a := range answers {
+		r.instruments.took(ctx, sender, events[i].Type(), a)
+	}
+	return answers, nil
+}
+
+// ask finds the targets of every event that is concerned before it asks for anything. What was asked for when another request fails stays: the
+// sender repeats the whole, and asking again changes nothing. What is replayed asks for nothing: all that it asked for is durable.
+func (r *receiver) ask(ctx context.Context, sender Sender, events []Event, answers []Answer, concerned []int, received time.Time) error {
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
-	answers, replayed := make([]Answer, len(events)), make([]bool, len(events))
-	err := each(len(events), func(i int) (err error) {
-		answers[i], replayed[i], err = r.route(ctx, sender, events[i])
-		return err
+	concerned = slices.DeleteFunc(concerned, func(i int) bool {
+		before, replayed := r.replays.find(sender, events[i])
+		if replayed {
+			trace.SpanFromContext(ctx).AddLink(trace.Link{SpanContext: before.span})
+			answers[i].concern(before.targets)
+		}
+		return replayed
+	})
+	err := each(len(concerned), func(n int) error {
+		i := concerned[n]
+		targets, err := r.router.Targets(ctx, events[i])
+		if err != nil {
+			return refuse(unavailable, "the Kubernetes API did not tell whose Secret this is about; try again").
+				because(fmt.Errorf("finding the targets of an event from sender %q: %w", sender.Name, err))
+		}
+		answers[i].concern(targets)
+		return nil
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	wishes := wishesOf(events, answers, replayed)
+	wishes := wishesOf(events, answers, concerned)
 	outcomes := make([][]Outcome, len(wishes))
 	err = each(len(wishes), func(i int) (err error) {
 		outcomes[i], err = r.wish(ctx, sender, events, answers, wishes[i], received)
 		return err
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for i, w := range wishes {
 		for n, of := range w.events {
 			answers[of].Outcome = stronger(answers[of].Outcome, outcomes[i][n])
 		}
 	}
-	for i, a := range answers {
-		if !replayed[i] {
-			r.replays.remember(sender, events[i], Route{a.Verdict, a.Rule, a.Targets}, trace.SpanContextFromContext(ctx))
-		}
-		r.instruments.took(ctx, sender, events[i].Type(), a)
+	for _, i := range concerned {
+		r.replays.remember(sender, events[i], answers[i].Targets, trace.SpanContextFromContext(ctx))
 	}
-	return answers, nil
+	return nil
 }
 
 // each calls do with 0 to n-1, several at once, and gives one of the errors.
 func each(n int, do func(int) error) error {
-	switch n { // of one event, mostly without a target
-	case 0:
-		return nil
-	case 1:
+	if n == 1 { // no goroutine for that
 		return do(0)
 	}
 	var all errgroup.Group
@@ -174,27 +206,6 @@ func each(n int, do func(int) error) error {
 	return all.Wait()
 }
 
-// route says what an event means; nothing has been asked for yet. What is replayed is answered: all that it asks for is durable.
-func (r *receiver) route(ctx context.Context, sender Sender, e Event) (a Answer, replayed bool, err error) {
-	a = Answer{ID: e.ID(), Verdict: Unrelated, Rule: "type", Targets: []string{}, Outcome: Ignored}
-	if !understood(e.Type()) {
-		return a, false, nil
-	}
-	before, replayed := r.replays.find(sender, e)
-	route := before.route
-	if replayed {
-		trace.SpanFromContext(ctx).AddLink(trace.Link{SpanContext: before.span})
-	} else if route, err = r.router.Route(ctx, e, sender.may); err != nil {
-		return Answer{}, false, refuse(unavailable, "the Kubernetes API did not tell whose Secret this is about; try again").
-			because(fmt.Errorf("finding the targets of an event from sender %q: %w", sender.Name, err))
-	}
-	a.Verdict, a.Rule, a.Targets = route.Verdict, route.Rule, append(a.Targets, route.Targets...)
-	if replayed && len(a.Targets) > 0 {
-		a.Outcome = Coalesced
-	}
-	return a, replayed, nil
-}
-
 // wish is what the events of one request want of one target.
 type wish struct {
 	target string
@@ -202,15 +213,12 @@ type wish struct {
 	events []int
 }
 
-// wishesOf gathers the events that are not replayed by their targets, in the order in which these are first named.
-func wishesOf(events []Event, answers []Answer, replayed []bool) []wish {
+// wishesOf gathers those of the events by their targets, in the order in which these are first named.
+func wishesOf(events []Event, answers []Answer, those []int) []wish {
 	var wishes []wish
 	at := map[string]int{}
-	for i, a := range answers {
-		if replayed[i] {
-			continue
-		}
-		for _, target := range a.Targets {
+	for _, i := range those {
+		for _, target := range answers[i].Targets {
 			n, known := at[target]
 			if !known {
 				n = len(wishes)

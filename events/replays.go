@@ -14,18 +14,18 @@ import (
 // maxRemembered bounds the memory of replays, to about 2 MiB. Whoever has more events taken within maxAge can have the oldest looked at again.
 const maxRemembered = 4096
 
-// replays remembers to what an event led whose requests are durable, for as long as it may come again: source and id identify an event
+// replays remembers what an event concerned whose requests are durable, for as long as it may come again: source and id identify an event
 // (CloudEvents 1.0.2, source and id), and whoever heard a signed body can send it until it is stale. Type and subject are looked at too, for senders
-// that give every event the same id. What calls nobody is not remembered: it calls nobody the next time either.
+// that give every event the same id. What concerns nobody is not remembered: it calls nobody the next time either.
 type replays struct {
 	maxAge time.Duration
 	taken  *cache.LRUExpireCache
 }
 
-// taken is where an event led, and the span of the request that it came in.
+// taken is what an event concerned, and the span of the request that it came in.
 type taken struct {
-	route Route
-	span  trace.SpanContext
+	targets []string
+	span    trace.SpanContext
 }
 
 func newReplays(maxAge time.Duration) replays {
@@ -38,12 +38,9 @@ func (r replays) find(sender Sender, e Event) (before taken, found bool) {
 	return before, found
 }
 
-func (r replays) remember(sender Sender, e Event, route Route, span trace.SpanContext) {
-	if route.Verdict == Unrelated {
-		return
-	}
+func (r replays) remember(sender Sender, e Event, targets []string, span trace.SpanContext) {
 	span = span.WithTraceState(trace.TraceState{}) // whose length the sender chose
-	r.taken.Add(replayKey(sender, e), taken{route, span}, time.Until(e.Time().Add(r.maxAge)))
+	r.taken.Add(replayKey(sender, e), taken{targets, span}, time.Until(e.Time().Add(r.maxAge)))
 }
 
 // replayKey has a length of ours. No part of it has a control character.

@@ -25,20 +25,14 @@ const (
 // RefreshRequested: somebody asks for a new token, whatever the reason.
 const RefreshRequested Verdict = "refresh-requested"
 
-// Router says what an event means and which targets it concerns: only Secrets that the named object references in its own
-// namespace. Nothing else of an event is used. Safe for concurrent use; every replica has one.
+// Router says what an event means, and which targets one concerns that is not Unrelated: only Secrets that the named object references in its
+// own namespace. Nothing else of an event is used. Safe for concurrent use; every replica has one.
 type Router struct {
 	api     *API
 	targets map[refresh.Name]bool
 	// namespaces are those of the targets: there is nothing to be found, nor anything allowed, in another one.
 	namespaces map[string]bool
 	log        *slog.Logger
-}
-
-// Route is what an event means, and the targets that it concerns.
-type Route struct {
-	Classification
-	Targets []refresh.Name
 }
 
 // NewRouter gives a Router for these targets.
@@ -51,54 +45,58 @@ func NewRouter(api *API, targets []refresh.Name, log *slog.Logger) *Router {
 	return r
 }
 
-func ignored(rule string) Route {
-	return Route{Classification: Classification{Verdict: Unrelated, Rule: rule}}
+// Requested says what it means that a sender that may speak of some namespaces wants a refresh of the Secret subject ("namespace/name").
+func (r *Router) Requested(subject string, may func(namespace string) bool) Classification {
+	if namespace, _, _ := strings.Cut(subject, "/"); !may(namespace) {
+		return Classification{Unrelated, RuleNamespace}
+	}
+	return Classification{RefreshRequested, RuleRequest}
 }
 
-// Requested says what it means that a sender that may speak of some namespaces wants a refresh of the target Secret subject
-// ("namespace/name").
-func (r *Router) Requested(subject string, may func(namespace string) bool) Route {
-	namespace, _, _ := strings.Cut(subject, "/")
-	if !may(namespace) {
-		return ignored(RuleNamespace)
-	}
-	route := Route{Classification: Classification{Verdict: RefreshRequested, Rule: RuleRequest}}
+// RequestedTargets gives the target that such a request concerns, if it is one.
+func (r *Router) RequestedTargets(subject string) []refresh.Name {
 	if name, err := refresh.ParseName(subject); err == nil && r.targets[name] {
-		route.Targets = []refresh.Name{name}
+		return []refresh.Name{name}
 	}
-	return route
+	return nil
 }
 
-// Reported says what e means, of a sender that may speak of some namespaces. Only an event that can be about a failed authentication
-// makes requests to the API server, two at the most beside discovery, and only in a namespace of a target. Errors are *refresh.Error (the
-// API server did not answer: the event is to be sent again), or the context's.
-func (r *Router) Reported(ctx context.Context, e Event, may func(namespace string) bool) (Route, error) {
+// Reported says what e means, of a sender that may speak of some namespaces.
+func (r *Router) Reported(e Event, may func(namespace string) bool) Classification {
 	o := e.InvolvedObject
 	if !may(o.Namespace) {
-		return ignored(RuleNamespace), nil
+		return Classification{Unrelated, RuleNamespace}
 	}
-	route := Route{Classification: Classify(e)}
-	if route.Verdict == Unrelated {
-		return route, nil
+	c := Classify(e)
+	if c.Verdict != Unrelated && o.kind() == nil {
+		return Classification{Unrelated, RuleKind}
 	}
-	group, _, _ := strings.Cut(o.APIVersion, "/")
-	k := kindOf(group, o.Kind)
-	if k == nil {
-		return ignored(RuleKind), nil
-	}
-	if !r.namespaces[o.Namespace] {
-		return route, nil
+	return c
+}
+
+// ReportedTargets gives the targets that e concerns. It makes requests to the API server, two at the most beside discovery, and only in a namespace
+// of a target. Errors are *refresh.Error (the API server did not answer: the event is to be sent again), or the context's.
+func (r *Router) ReportedTargets(ctx context.Context, e Event) ([]refresh.Name, error) {
+	o := e.InvolvedObject
+	k := o.kind()
+	if k == nil || !r.namespaces[o.Namespace] {
+		return nil, nil
 	}
 	target, why, err := r.secretOf(ctx, key{k, o.Namespace, o.Name}, o.UID)
 	if err != nil {
-		return Route{}, err
+		return nil, err
 	}
 	if why != "" {
 		r.log.DebugContext(ctx, "the event concerns no target", "kind", o.Kind, "namespace", o.Namespace, "name", o.Name, "why", why)
-		return route, nil
+		return nil, nil
 	}
-	route.Targets = []refresh.Name{target}
-	return route, nil
+	return []refresh.Name{target}, nil
+}
+
+// kind is nil for one whose objects read no Secret.
+func (o Object) kind() *kind {
+	group, _, _ := strings.Cut(o.APIVersion, "/")
+	return kindOf(group, o.Kind)
 }
 
 // secretOf gives the target that an object references, or why there is none. An object of another uid than the event's is not the

@@ -11,8 +11,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
-
 	"flux-token-refresher/flux"
 	"flux-token-refresher/refresh"
 )
@@ -35,6 +33,14 @@ func reported(t *testing.T, apiVersion, kind, namespace, name, uid, message stri
 		t.Fatal(err)
 	}
 	return e
+}
+
+// route has a Router say what an event means, and then what it concerns, as a receiver of events does.
+func route(ctx context.Context, r *flux.Router, e flux.Event) (c flux.Classification, targets []refresh.Name, err error) {
+	if c = r.Reported(e, mayAll); c.Verdict != flux.Unrelated {
+		targets, err = r.ReportedTargets(ctx, e)
+	}
+	return c, targets, err
 }
 
 // mayAll but the namespace secret.
@@ -122,7 +128,7 @@ func TestRoute(t *testing.T) {
 			if message == "" {
 				message = authenticationRequired
 			}
-			route, err := router.Reported(t.Context(), reported(t, test.apiVersion, test.kind, test.namespace, test.name, test.uid, message), mayAll)
+			c, targets, err := route(t.Context(), router, reported(t, test.apiVersion, test.kind, test.namespace, test.name, test.uid, message))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -130,8 +136,8 @@ func TestRoute(t *testing.T) {
 			if verdict == "" {
 				verdict = flux.AuthFailure
 			}
-			if got := list(route.Targets); got != test.targets || route.Verdict != verdict || route.Rule == "" || test.rule != "" && route.Rule != test.rule {
-				t.Errorf("%q, %q by rule %q; want %q, %q by %q", got, route.Verdict, route.Rule, test.targets, verdict, test.rule)
+			if got := list(targets); got != test.targets || c.Verdict != verdict || c.Rule == "" || test.rule != "" && c.Rule != test.rule {
+				t.Errorf("%q, %q by rule %q; want %q, %q by %q", got, c.Verdict, c.Rule, test.targets, verdict, test.rule)
 			}
 			if asked := s.asked(); len(asked) != test.requests {
 				t.Errorf("requests %q, want %d", asked, test.requests)
@@ -151,18 +157,22 @@ func list(names []refresh.Name) string {
 // A request names its target, and asks nobody.
 func TestRouteOfARequest(t *testing.T) {
 	t.Parallel()
-	for subject, want := range map[string]flux.Route{
-		"apps/target":  {Classification: flux.Classification{Verdict: flux.RefreshRequested, Rule: flux.RuleRequest}, Targets: targets[:1]},
-		"apps/other":   {Classification: flux.Classification{Verdict: flux.RefreshRequested, Rule: flux.RuleRequest}},
-		"apps":         {Classification: flux.Classification{Verdict: flux.RefreshRequested, Rule: flux.RuleRequest}},
-		"secret/other": {Classification: flux.Classification{Verdict: flux.Unrelated, Rule: flux.RuleNamespace}},
+	requested, namespace := flux.Classification{Verdict: flux.RefreshRequested, Rule: flux.RuleRequest}, flux.Classification{Verdict: flux.Unrelated, Rule: flux.RuleNamespace}
+	for subject, want := range map[string]struct {
+		flux.Classification
+		targets string
+	}{
+		"apps/target":  {requested, "apps/target"},
+		"apps/other":   {requested, ""},
+		"apps":         {requested, ""},
+		"secret/other": {namespace, ""},
 	} {
 		t.Run(subject, func(t *testing.T) {
 			t.Parallel()
 			s := world()
-			got := flux.NewRouter(s.api(t), targets, logTo(io.Discard)).Requested(subject, mayAll)
-			if diff := cmp.Diff(want, got); diff != "" {
-				t.Error(diff)
+			router := flux.NewRouter(s.api(t), targets, logTo(io.Discard))
+			if c, concerned := router.Requested(subject, mayAll), list(router.RequestedTargets(subject)); c != want.Classification || concerned != want.targets {
+				t.Errorf("%v, %q; want %v", c, concerned, want)
 			}
 			if asked := s.asked(); len(asked) > 0 {
 				t.Errorf("requests: %q", asked)
@@ -178,30 +188,30 @@ func TestRouteDiscoversVersions(t *testing.T) {
 	s := world()
 	delete(s.groups, sourceGroup)
 	router := flux.NewRouter(s.api(t), targets, logTo(io.Discard))
-	route := func(want, requests string) {
+	leads := func(want, requests string) {
 		t.Helper()
 		s.asked()
-		got, err := router.Reported(t.Context(), reported(t, sourceGroup+"/v1", "Bucket", "apps", "reads", "", authenticationRequired), mayAll)
-		if err != nil || list(got.Targets) != want {
-			t.Errorf("%q, %v; want %q", list(got.Targets), err, want)
+		_, got, err := route(t.Context(), router, reported(t, sourceGroup+"/v1", "Bucket", "apps", "reads", "", authenticationRequired))
+		if err != nil || list(got) != want {
+			t.Errorf("%q, %v; want %q", list(got), err, want)
 		}
 		if asked := strings.Join(s.requests, " "); asked != requests {
 			t.Errorf("requests %s\nwant     %s", asked, requests)
 		}
 	}
-	route("", "GET /apis/"+sourceGroup) // not installed
+	leads("", "GET /apis/"+sourceGroup) // not installed
 
 	s.serve(version{"v1", git}, version{"v1beta2", buckets}, version{"v1beta1", buckets})
 	find := "GET /apis/" + sourceGroup + " GET /apis/" + sourceGroup + "/v1 GET /apis/" + sourceGroup + "/v1beta2"
 	read := " GET /apis/" + sourceGroup + "/v1beta2/namespaces/apps/buckets/reads"
-	route("apps/target", find+read)
-	route("apps/target", read[1:])
+	leads("apps/target", find+read)
+	leads("apps/target", read[1:])
 
 	s.serve(version{"v2", buckets})
-	route("apps/target", read[1:]+" GET /apis/"+sourceGroup+" GET /apis/"+sourceGroup+"/v2 GET /apis/"+sourceGroup+"/v2/namespaces/apps/buckets/reads")
+	leads("apps/target", read[1:]+" GET /apis/"+sourceGroup+" GET /apis/"+sourceGroup+"/v2 GET /apis/"+sourceGroup+"/v2/namespaces/apps/buckets/reads")
 
 	s.serve()
-	route("", "GET /apis/"+sourceGroup+"/v2/namespaces/apps/buckets/reads GET /apis/"+sourceGroup)
+	leads("", "GET /apis/"+sourceGroup+"/v2/namespaces/apps/buckets/reads GET /apis/"+sourceGroup)
 }
 
 // An API server that does not answer is no verdict: the sender comes again. What it says goes nowhere.
@@ -227,13 +237,13 @@ func TestRouteFails(t *testing.T) {
 					router := flux.NewRouter(s.api(t), targets, logTo(io.Discard))
 					e := reported(t, "source.toolkit.fluxcd.io/v1", "GitRepository", "apps", "reads", "", authenticationRequired)
 					if discovered {
-						if _, err := router.Reported(t.Context(), e, mayAll); err != nil {
+						if _, _, err := route(t.Context(), router, e); err != nil {
 							t.Fatal(err)
 						}
 					}
 					s.refuse(test.instead)
 					began := time.Now()
-					_, err := router.Reported(t.Context(), e, mayAll)
+					_, _, err := route(t.Context(), router, e)
 					var failure *refresh.Error
 					if !errors.As(err, &failure) || failure.Class != test.class || strings.Contains(err.Error(), "whatever-a-server-says") {
 						t.Errorf("%v, want a *refresh.Error of class %s", err, test.class)
@@ -244,7 +254,7 @@ func TestRouteFails(t *testing.T) {
 
 					ctx, cancel := context.WithCancel(t.Context())
 					cancel()
-					if _, err := router.Reported(ctx, e, mayAll); !errors.Is(err, context.Canceled) {
+					if _, _, err := route(ctx, router, e); !errors.Is(err, context.Canceled) {
 						t.Errorf("%v, want the context's error", err)
 					}
 				})

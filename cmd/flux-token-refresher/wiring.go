@@ -66,22 +66,35 @@ func decode(body []byte) (events.Event, error) {
 // router is flux.Router as events wants it.
 type router struct{ *flux.Router }
 
-func (r router) Route(ctx context.Context, e events.Event, may func(namespace string) bool) (events.Route, error) {
-	var route flux.Route
+func (r router) Classify(e events.Event, may func(namespace string) bool) events.Classification {
+	var c flux.Classification
 	if e.Type() == events.TypeRefreshRequested {
-		route = r.Requested(e.Subject(), may)
+		c = r.Requested(e.Subject(), may)
 	} else {
-		reported, _ := e.Content.(flux.Event)
-		var err error
-		if route, err = r.Reported(ctx, reported, may); err != nil {
-			return events.Route{}, err
-		}
+		c = r.Reported(reportIn(e), may)
 	}
-	out := events.Route{Verdict: events.Verdict(route.Verdict), Rule: route.Rule}
-	for _, target := range route.Targets {
-		out.Targets = append(out.Targets, target.String())
+	return events.Classification{Verdict: events.Verdict(c.Verdict), Rule: c.Rule}
+}
+
+func (r router) Targets(ctx context.Context, e events.Event) ([]string, error) {
+	var targets []refresh.Name
+	var err error
+	if e.Type() == events.TypeRefreshRequested {
+		targets = r.RequestedTargets(e.Subject())
+	} else {
+		targets, err = r.ReportedTargets(ctx, reportIn(e))
 	}
-	return out, nil
+	names := make([]string, len(targets))
+	for i, target := range targets {
+		names[i] = target.String()
+	}
+	return names, err
+}
+
+// reportIn gives what decode read.
+func reportIn(e events.Event) flux.Event {
+	report, _ := e.Content.(flux.Event)
+	return report
 }
 
 // requester is secret.Requester as events wants it.
