@@ -41,20 +41,25 @@ func (r *receiver) ServeHTTP(w http.ResponseWriter, request *http.Request) {
 }
 
 func (r *receiver) serve(w http.ResponseWriter, request *http.Request) {
-	ctx, received := request.Context(), time.Now()
-	sender, place, err := r.admit(w, request)
-	if err == nil {
-		ctx, err = r.receive(w, request, sender, place, received)
-	}
-	r.places.leave(place)
-	if err != nil {
+	if ctx, sender, err := r.receive(w, request); err != nil {
 		r.refuse(ctx, w, request, sender, asRefusal(err))
 	}
 }
 
-// receive is for requests that were admitted. Before, there is no span, no word of the content anywhere, and no call to anybody.
-// The context is that of the request's span. Where there is no error, it was answered.
-func (r *receiver) receive(w http.ResponseWriter, request *http.Request, sender Sender, place *place, received time.Time) (ctx context.Context, err error) {
+// receive answers a request that is taken. The context is that of its span, if it came so far, and the sender is who it proved to be from.
+func (r *receiver) receive(w http.ResponseWriter, request *http.Request) (ctx context.Context, sender Sender, err error) {
+	received := time.Now()
+	sender, place, err := r.admit(w, request)
+	defer r.places.leave(place)
+	if err != nil {
+		return request.Context(), sender, err
+	}
+	ctx, err = r.answer(w, request, sender, place, received)
+	return ctx, sender, err
+}
+
+// answer is for requests that were admitted. Before, there is no span, no word of the content anywhere, and no call to anybody.
+func (r *receiver) answer(w http.ResponseWriter, request *http.Request, sender Sender, place *place, received time.Time) (ctx context.Context, err error) {
 	ctx, span := r.instruments.start(request, sender, received)
 	defer func() { span.end(err) }()
 	if err := r.turn(ctx); err != nil {
