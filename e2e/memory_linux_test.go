@@ -40,11 +40,13 @@ func TestMemoryUnderAttack(t *testing.T) {
 	before := anonymous(t, l.leader.PID())
 
 	long := longEvent()
-	batch := fullBatch(l.Namespace)
-	attacks := []attack{
-		{"forged", long, signature(l.sources.key, nil)},
-		{"signed", long, signature(l.sources.key, long)},
-		{"a full batch", batch, signature(l.sources.key, batch)},
+	attacks := []func(id string) attack{
+		func(string) attack { return attack{"forged", long, signature(l.sources.key, nil)} },
+		func(string) attack { return attack{"signed", long, signature(l.sources.key, long)} },
+		func(id string) attack {
+			batch := fullBatch(l.Namespace, id)
+			return attack{"a full batch", batch, signature(l.sources.key, batch)}
+		},
 	}
 	var all sync.WaitGroup
 	var mu sync.Mutex
@@ -52,8 +54,8 @@ func TestMemoryUnderAttack(t *testing.T) {
 	answers := map[string]int{}
 	for n := range attackers {
 		all.Go(func() {
-			with := attacks[n%len(attacks)]
-			for range each {
+			for round := range each {
+				with := attacks[n%len(attacks)](fmt.Sprint(n, "-", round))
 				answer := with.name + ": cut off"
 				if response, err := plainHTTP.Do(l.request(t, with.body, map[string]string{"X-Signature": with.signature})); err == nil {
 					answer = fmt.Sprint(with.name, ": ", response.StatusCode)
@@ -95,15 +97,15 @@ func longEvent() []byte {
 	return append(body, strings.Repeat(words, (events.MaxSize-len(body)-len(end))/len(words))+end...)
 }
 
-// fullBatch has a hundred events with twenty attributes each, which ask for a refresh: as many as there may be.
-func fullBatch(namespace string) []byte {
+// fullBatch has a hundred events with twenty attributes each, which ask for a refresh: as many as there may be. No other one has the same events.
+func fullBatch(namespace, id string) []byte {
 	var extensions strings.Builder
 	for n := range 13 {
 		fmt.Fprintf(&extensions, `"extension%d":"value",`, n)
 	}
 	all := make([]string, 100)
 	for n := range all {
-		all[n] = "{" + extensions.String() + requestEvent(fmt.Sprint(n), namespace, credential)[1:]
+		all[n] = "{" + extensions.String() + requestEvent(fmt.Sprint(id, "-", n), namespace, credential)[1:]
 	}
 	return []byte("[" + strings.Join(all, ",") + "]")
 }

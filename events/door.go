@@ -21,10 +21,10 @@ const (
 	// maxConnections are those on which nobody has proven anything: with 16 KiB of headers each, 2 MiB. Those with a request that is
 	// proven and not answered come on top, which are as many as there are places and may wait.
 	maxConnections = 128
-	// maxPlaces are the requests whose bodies are held: 4 MiB.
-	maxPlaces = 16
+	// maxPlaces are the requests whose bodies are held: 3 MiB.
+	maxPlaces = 12
 	// maxHandled are those of them that are being handled: another 400 KiB each, at the worst (TestMemory).
-	maxHandled = 8
+	maxHandled = 6
 	// maxWaiting are those who wait for a place.
 	maxWaiting = 64
 	// patience is how long a request waits for a place, and then for its turn.

@@ -139,7 +139,8 @@ type Config struct {
 }
 
 // Handler serves Path. It fails when something that is required is missing, or a sender's key cannot be read or is too short.
-// The server around it is one that Guard has seen, and bounds headers and idle connections.
+// The server around it is one that Guard has seen, and bounds headers, idle connections, and the time to write an answer (WriteTimeout; else the
+// shorter one for an answer would stay with the connection).
 func Handler(c Config, router Router, requester Requester) (http.Handler, error) {
 	if err := validate(c.Senders); err != nil {
 		return nil, err

@@ -20,7 +20,7 @@ import (
 	"flux-token-refresher/events"
 )
 
-const maxHandled = 8
+const maxHandled = 6
 
 func TestAnswers(t *testing.T) {
 	t.Parallel()
@@ -217,7 +217,7 @@ func TestPrecedence(t *testing.T) {
 	}
 }
 
-// occupy takes all places with requests that wait; what it gives lets them go.
+// occupy takes all turns with requests that wait; what it gives lets them go.
 func (b *bench) occupy(t *testing.T) (leave func()) {
 	var all sync.WaitGroup
 	in, out := make(chan struct{}), make(chan struct{})
@@ -236,16 +236,39 @@ func (b *bench) occupy(t *testing.T) (leave func()) {
 
 func TestTooManyAtOnce(t *testing.T) {
 	t.Parallel()
-	b := newBench(t)
-	body := fluxEvent("repos", "", time.Now())
-	leave := b.occupy(t)
-	w := b.send(t, body, signed(fluxKey))
-	wantStatus(t, w, http.StatusTooManyRequests)
-	if got := w.Header().Get("Retry-After"); got != "1" {
-		t.Errorf("Retry-After %q", got)
-	}
-	leave()
-	wantStatus(t, b.send(t, body, signed(fluxKey)), http.StatusAccepted)
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		body := fluxEvent("repos", "", time.Now())
+		leave := b.occupy(t)
+		began := time.Now()
+		w := b.send(t, body, signed(fluxKey))
+		wantStatus(t, w, http.StatusTooManyRequests)
+		if got := w.Header().Get("Retry-After"); got != "1" || time.Since(began) != time.Second {
+			t.Errorf("Retry-After %q, after %s", got, time.Since(began))
+		}
+		leave()
+		wantStatus(t, b.send(t, body, signed(fluxKey)), http.StatusAccepted)
+	})
+}
+
+// TestPanics: a request that panics, which net/http survives, leaves its place and its turn.
+func TestPanics(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		b.requester.set("apps/broken", func(context.Context) error { panic("broken") })
+		for range 16 {
+			func() {
+				defer func() {
+					if recover() == nil {
+						t.Error("no panic")
+					}
+				}()
+				b.send(t, fluxEvent("broken", "", time.Now()), signed(fluxKey))
+			}()
+		}
+		wantStatus(t, b.send(t, fluxEvent("repos", "", time.Now()), signed(fluxKey)), http.StatusAccepted)
+	})
 }
 
 func TestStale(t *testing.T) {

@@ -71,8 +71,8 @@ func (r *receiver) answer(w http.ResponseWriter, request *http.Request, sender S
 		return ctx, err
 	}
 	answered(request.Context())
-	if batch { // what is short waits for nobody to read it
-		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(answerTimeout)) // every server of net/http has it
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(answerTimeout)) // every server of net/http has it
+	if batch {
 		accept(w, request.Header, answers)
 	} else {
 		accept(w, request.Header, answers[0])
@@ -153,7 +153,7 @@ func (r *receiver) take(ctx context.Context, sender Sender, events []Event, rece
 }
 
 // ask finds the targets of every event that is concerned before it asks for anything. What was asked for when another request fails stays: the
-// sender repeats the whole, and asking again changes nothing. What is replayed asks for nothing: all that it asked for is durable.
+// sender repeats the whole, and asking again changes nothing. What is replayed asks for nothing: it was answered.
 func (r *receiver) ask(ctx context.Context, sender Sender, events []Event, answers []Answer, concerned []int, received time.Time) error {
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()

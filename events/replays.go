@@ -14,9 +14,9 @@ import (
 // maxRemembered bounds the memory of replays, to about 2 MiB. Whoever has more events taken within maxAge can have the oldest looked at again.
 const maxRemembered = 4096
 
-// replays remembers what an event concerned whose requests are durable, for as long as it may come again: source and id identify an event
+// replays remembers what an event concerned that was taken, for as long as it may come again: source and id identify an event
 // (CloudEvents 1.0.2, source and id), and whoever heard a signed body can send it until it is stale. Type and subject are looked at too, for senders
-// that give every event the same id. What concerns nobody is not remembered: it calls nobody the next time either.
+// that give every event the same id. What is unrelated is not remembered: it calls nobody the next time either.
 type replays struct {
 	maxAge time.Duration
 	taken  *cache.LRUExpireCache

@@ -36,7 +36,7 @@ type Event struct {
 	Reason string `json:"reason"`
 }
 
-// Message is the text of an event. Of one that is long in JSON, as 90 kB of HTML are, it keeps the beginning, which has more than Classify reads.
+// Message is the text of an event. Of one that is long in JSON, as 90 kB of HTML are, it keeps the beginning, which has all that Classify reads.
 type Message string
 
 // UnmarshalJSONFrom implements json.UnmarshalerFrom.

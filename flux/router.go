@@ -12,7 +12,7 @@ import (
 	"flux-token-refresher/refresh"
 )
 
-// Rules of a Route that Classify does not give.
+// Rules of a Router that Classify does not give.
 const (
 	// RuleNamespace: the sender may not speak of that namespace.
 	RuleNamespace = "namespace"

@@ -26,7 +26,7 @@ import (
 )
 
 const (
-	clients = 8 // half of what a replica handles at once
+	clients = 8
 	rounds  = 11
 	round   = 2 * time.Second
 	patient = time.Minute // bounds what has to happen before
