@@ -23,7 +23,7 @@ const (
 	maxConnections = 128
 	// maxPlaces are the requests whose bodies are held: 3 MiB.
 	maxPlaces = 12
-	// maxHandled are those of them that are being handled: another 400 KiB each, at the worst (TestMemory).
+	// maxHandled are those of them that are being handled: another half a MiB each, at the worst (TestMemory).
 	maxHandled = 6
 	// maxWaiting are those who wait for a place.
 	maxWaiting = 64
