@@ -35,7 +35,7 @@ import (
 //
 //   - an acknowledged request is handled by a write whose observation saw it, unless somebody took it off the Secret;
 //   - a demand, which a person annotates or an event makes, ends in another token than the one that was written before;
-//   - a request that was acknowledged without being written is about a token that is gone, or about one about which a request is open;
+//   - a request that was acknowledged without being written was handled, is about a token that is gone, or about one about which a request is open;
 //   - in the end no Secret holds a token that was revoked before a request about it was acknowledged, nor anything that is not ours;
 //   - the issuer gave no more tokens than there were first ones of a term, revocations, demands, looks without a verdict and refreshes that were due:
 //     however many events there are, they cost a look at the Git servers each, and no mint.
@@ -220,7 +220,9 @@ func (s *simulation) event(target refresh.Target, source string, demand bool) {
 			case failed != "" && hands.token == failed:
 				live, _ := s.store.Get(s.t.Context(), target.Name)
 				if live != nil && refresh.Hash(string(live.Data["bearerToken"])) == failed {
-					if open := secret.Observe(target, live).Request; open.Open() && open.About != "" && open.About != failed {
+					o := secret.Observe(target, live)
+					handled := o.Handled.Request == refresh.Hash(refresh.LongHash(ask.Sender, ask.Source, ask.ID))
+					if open := o.Request; !handled && open.Open() && open.About != "" && open.About != failed {
 						s.t.Errorf("%s: what failed at %s is left to a request about another token", target.Name, ask.Time)
 					}
 				}
